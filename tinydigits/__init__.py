@@ -1,0 +1,64 @@
+"""tinydigits: handwritten-digit recognition in a network small enough to fit anywhere.
+
+The names below are imported when they are first used, so that `import tinydigits` is quick and
+works without PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinydigits.config import Config, preset
+    from tinydigits.data import Mnist, load_mnist
+    from tinydigits.evaluation import Evaluation, evaluate
+    from tinydigits.files import Failure, Misuse
+    from tinydigits.model import Network, build_model, load_model, summarise
+    from tinydigits.training import Run, epochs, train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Config": "config",
+    "preset": "config",
+    "Mnist": "data",
+    "load_mnist": "data",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "Failure": "files",
+    "Misuse": "files",
+    "Network": "model",
+    "build_model": "model",
+    "load_model": "model",
+    "summarise": "model",
+    "Run": "training",
+    "epochs": "training",
+    "train": "training",
+}
+
+__all__ = [
+    "Config",
+    "Evaluation",
+    "Failure",
+    "Misuse",
+    "Mnist",
+    "Network",
+    "Run",
+    "build_model",
+    "epochs",
+    "evaluate",
+    "load_mnist",
+    "load_model",
+    "preset",
+    "summarise",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,170 @@
+"""The command line. Options come from the signatures below and from `Config`'s docstrings."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import requires
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg
+
+from tinydigits.config import DEFAULT_PRESET, PRESETS, Config, preset
+from tinydigits.files import Failure, Misuse, reason
+
+DESCRIPTION = """\
+Handwritten-digit recognition in a network small enough to fit anywhere.
+
+Start with: tinydigits train"""
+
+
+def commands(recipe: str) -> dict[str, Callable[..., None]]:
+    """The commands by name; the options of `train` take their defaults from the preset `recipe`."""
+
+    def train(
+        recipe: Annotated[Positional[str], arg(metavar="PRESET")] = recipe,
+        /,
+        config: Annotated[Config, arg(name="")] = preset(recipe),
+        resume: Annotated[Path | None, arg(metavar="RUN")] = None,
+    ) -> None:
+        """Train a network and write its weights, verdict, pictures and report to a run folder.
+
+        Args:
+            recipe: The preset whose values the options start from (see: tinydigits presets).
+            config: What to train.
+            resume: Go on with the run in this folder, with its own configuration.
+        """
+        from tinydigits import training
+
+        run = training.start(config) if resume is None else training.resume(resume)
+        where = f"tinydigits train --resume {run.folder}"
+        try:
+            training.complete(run)
+        except KeyboardInterrupt:
+            say(f"Stopped after {len(run.history)} epochs; go on with: {where}")
+            raise
+
+    def evaluate(
+        model: Annotated[Positional[str], arg(metavar="MODEL")], data: Path | None = None
+    ) -> None:
+        """Measure a trained network on the 10,000 test digits.
+
+        Args:
+            model: A run folder or a .safetensors file.
+            data: A folder that holds the MNIST files; by default they are found or fetched.
+        """
+        from tinydigits.data import load_mnist
+        from tinydigits.evaluation import evaluate
+        from tinydigits.model import load_model
+
+        network = load_model(model)
+        mnist = load_mnist(data)
+        result = evaluate(network, mnist.test_images, mnist.test_labels)
+        precision, recall = result.precision_and_recall()
+        print(f"accuracy {result.accuracy:.2f} %   loss {result.loss:.4f}   ", end="")
+        print(f"calibration error {100 * result.expected_calibration_error():.2f} %")
+        print("digit   precision    recall")
+        for digit in range(10):
+            print(f"{digit:5}{100 * precision[digit]:10.2f} %{100 * recall[digit]:8.2f} %")
+        for true, guess, count in result.largest_confusions():
+            print(f"{guess} for {true}: {count} times")
+
+    def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
+        """Draw the pictures and the report of a finished run again.
+
+        Args:
+            run: A run folder.
+        """
+        from tinydigits.report import rewrite_report
+
+        print(f"Wrote {rewrite_report(run)}")
+
+    def summary(recipe: Annotated[Positional[str], arg(metavar="PRESET")] = DEFAULT_PRESET) -> None:
+        """Print a preset's network stage by stage: shapes, parameters, multiply-accumulates.
+
+        Args:
+            recipe: The preset's name (see: tinydigits presets).
+        """
+        from tinydigits.model import summarise
+
+        stages = summarise(preset(recipe))
+        print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}")
+        for name, shape, parameters, macs in stages:
+            size = " x ".join(map(str, shape))
+            print(f"{name:24}{size:>16}{parameters:12,}{macs:12,}")
+        parameters, macs = (sum(stage[i] for stage in stages) for i in (2, 3))
+        print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}")
+
+    def presets() -> None:
+        """List the presets and what each is for."""
+        for name, make in PRESETS.items():
+            print(f"{name:12}{(make.__doc__ or '').splitlines()[0]}")
+
+    def data(root: Annotated[Path | None, arg(name="data")] = None) -> None:
+        """Find or fetch MNIST, verify every byte, and say where the files are.
+
+        Args:
+            root: A folder of yours to look in first.
+        """
+        from tinydigits.data import find_files
+
+        for name, (raw, path) in find_files(root).items():
+            print(f"{name:24}{len(raw):12,} bytes, verified   {path}")
+
+    listed = (train, evaluate, report, summary, presets, data)
+    return {command.__name__: command for command in listed}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with 0, 1 (failure), 2 (misuse) or 128 + signal."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        # The preset decides the defaults that the options show, so it is read before them.
+        named = arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-")
+        recipe = arguments[1] if named else DEFAULT_PRESET
+        if "--resume" in arguments and len(arguments) > 3:
+            raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
+        tyro.extras.subcommand_cli_from_dict(
+            commands(recipe), prog="tinydigits", description=DESCRIPTION, args=arguments
+        )
+        sys.stdout.flush()
+    except Failure as error:
+        say(f"tinydigits: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as stop:
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in extras():
+            raise
+        say(
+            f"tinydigits: This command needs {error.name}, which is not installed: "
+            "pip install 'tinydigits[train]'"
+        )
+        sys.exit(1)
+    except OSError as error:
+        say(f"tinydigits: {error.filename or 'Something'} cannot be used: {reason(error)}.")
+        sys.exit(1)
+
+
+def interrupt(number: int, frame: FrameType | None) -> Any:
+    """Let SIGTERM end the program the way that Ctrl-C does."""
+    raise KeyboardInterrupt(number)
+
+
+def extras() -> set[str]:
+    """The modules that extras install."""
+    lines = [line for line in requires("tinydigits") or [] if "extra ==" in line]
+    return {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
+
+
+def say(message: str) -> None:
+    """Tell a person something that is not the result, on standard error."""
+    print(message, file=sys.stderr, flush=True)

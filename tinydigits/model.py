@@ -1,0 +1,178 @@
+"""The network: convolution blocks, global average pooling, and a 1x1 convolution to ten classes.
+
+The shapes of the described network, for a batch of B digits:
+
+    stage                    output shape       parameters
+    input                    (B,  1, 28, 28)
+    conv3:16                 (B, 16, 26, 26)           176   144 weights + 2 x 16 of BatchNorm
+    conv3:32                 (B, 32, 24, 24)         4,672
+    pool                     (B, 32, 12, 12)
+    conv1:16                 (B, 16, 12, 12)           544   the bottleneck
+    conv3:32                 (B, 32, 10, 10)         4,672
+    conv3:32                 (B, 32,  8,  8)         9,280
+    global average pooling   (B, 32,  1,  1)
+    classes                  (B, 10)                   320   = 19,664 in all
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tinydigits.config import Config, parse_layers
+from tinydigits.files import Failure, Misuse, reason, write_atomically
+
+CLASSES = 10
+
+
+class Network(nn.Module):
+    """A convolutional classifier of 28x28 digits, from the description of its layers."""
+
+    def __init__(self, layers: tuple[str, ...], dropout: float = 0.0):
+        """Build the network with freshly drawn weights (PyTorch's defaults).
+
+        Args:
+            layers: the convolution blocks and pools in order, as in `Config.layers`.
+            dropout: the share of activations that each block drops in training.
+
+        Raises:
+            Misuse: `layers` does not describe a network.
+        """
+        super().__init__()
+        channels = 1
+        stages: list[nn.Module] = []
+        for kind, window, width in parse_layers(layers):
+            if kind == "pool":
+                stages.append(nn.MaxPool2d(2, 2))
+            else:
+                stages.append(conv_block(channels, width, window, dropout))
+                channels = width
+        self.features = nn.Sequential(*stages)
+        self.gap = nn.AdaptiveAvgPool2d((1, 1))
+        self.classes = nn.Conv2d(channels, CLASSES, kernel_size=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised images (B, 1, 28, 28) to log-probabilities (B, 10)."""
+        x = self.features(x)  # (B, C, h, w)
+        x = self.gap(x)  # (B, C, 1, 1)
+        x = self.classes(x).flatten(1)  # (B, 10)
+        return F.log_softmax(x, dim=-1)
+
+
+def conv_block(channels_in: int, channels_out: int, window: int, dropout: float) -> nn.Sequential:
+    """Convolution without bias or padding, BatchNorm, ReLU and dropout, in that order."""
+    block = nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, window, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    )
+    # A dropout of 0 would draw its masks all the same, for nothing.
+    if dropout > 0:
+        block.append(nn.Dropout(dropout))
+    return block
+
+
+def build_model(config: Config) -> Network:
+    """The network that `config` describes, with weights drawn from torch's generator."""
+    return Network(config.layers, config.dropout)
+
+
+class Stage(NamedTuple):
+    """One row of `summarise`: `shape` is (channels, height, width), `macs` are for one digit."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+def summarise(config: Config) -> list[Stage]:
+    """Output shape, trainable parameters and multiply-accumulates, stage by stage.
+
+    Only the multiplications of convolutions count, as is usual: BatchNorm folds into them when a
+    network is used.
+    """
+    model = build_model(config).eval()
+    rows: list[Stage] = []
+    x = torch.zeros(1, 1, 28, 28)
+    named = [*zip(config.layers, model.features, strict=True)]
+    named += [("global average pooling", model.gap), ("classes", model.classes)]
+    with torch.no_grad():
+        for name, stage in named:
+            x = stage(x)
+            convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
+            macs = sum(conv.weight.numel() * x.shape[2] * x.shape[3] for conv in convolutions)
+            rows.append(Stage(name, tuple(x.shape[1:]), count_parameters(stage), macs))
+    return rows
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers training may change."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+# ------------------------------------------------------------------------------ model files
+
+
+def save_model(path: Path, model: Network, config: Config) -> None:
+    """Write the weights as float32 safetensors; the header says which network they belong to.
+
+    Raises:
+        Failure: the file cannot be written; what was there before stays.
+    """
+    from safetensors.torch import save
+
+    weights = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    header = {"format": "tinydigits", "layers": " ".join(config.layers)}
+    write_atomically(path, save(weights, header))
+
+
+def load_model(name_or_path: str | Path) -> Network:
+    """Load a trained network, in eval mode, on the CPU.
+
+    Args:
+        name_or_path: a run folder or a .safetensors file that tinydigits wrote.
+
+    Returns:
+        A module from normalised images (B, 1, 28, 28) to log-probabilities (B, 10).
+
+    Raises:
+        Misuse: there is no such file or folder.
+        Failure: the file is not a model of this kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        path = path / "model.safetensors"
+        if not path.exists():
+            raise Misuse(
+                f"{path.parent} holds no model.safetensors: name a finished run, or finish "
+                f"this one with: tinydigits train --resume {path.parent}"
+            )
+    if not path.exists():
+        raise Misuse(f"There is no model {path}: name a run folder or a .safetensors file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise Failure(f"{path} is not a readable safetensors file: {reason(error)}.") from error
+    if header.get("format") != "tinydigits" or "layers" not in header:
+        raise Failure(f"{path} is a safetensors file, but not one that tinydigits wrote.")
+    try:
+        model = Network(tuple(header["layers"].split()))
+        model.load_state_dict(weights)
+    except (Misuse, RuntimeError) as error:
+        raise Failure(
+            f"The weights in {path} do not fit the network that its header names "
+            f"({header['layers']}): the file is damaged."
+        ) from error
+    return model.eval()
