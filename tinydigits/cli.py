@@ -22,13 +22,13 @@ Handwritten-digit recognition in a network small enough to fit anywhere.
 Start with: tinydigits train"""
 
 
-def commands(recipe: str) -> dict[str, Callable[..., None]]:
-    """The commands by name; the options of `train` take their defaults from the preset `recipe`."""
+def commands(defaults: Config) -> dict[str, Callable[..., None]]:
+    """The commands by name; the options of `train` start from the preset `defaults`."""
 
     def train(
-        recipe: Annotated[Positional[str], arg(metavar="PRESET")] = recipe,
+        recipe: Annotated[Positional[str], arg(metavar="PRESET")] = defaults.name,
         /,
-        config: Annotated[Config, arg(name="")] = preset(recipe),
+        config: Annotated[Config, arg(name="")] = defaults,
         resume: Annotated[Path | None, arg(metavar="RUN")] = None,
     ) -> None:
         """Train a network and write its weights, verdict, pictures and report to a run folder.
@@ -96,7 +96,8 @@ def commands(recipe: str) -> dict[str, Callable[..., None]]:
         for name, shape, parameters, macs in stages:
             size = " x ".join(map(str, shape))
             print(f"{name:24}{size:>16}{parameters:12,}{macs:12,}")
-        parameters, macs = (sum(stage[i] for stage in stages) for i in (2, 3))
+        parameters = sum(stage.parameters for stage in stages)
+        macs = sum(stage.macs for stage in stages)
         print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}")
 
     def presets() -> None:
@@ -130,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         if "--resume" in arguments and len(arguments) > 3:
             raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
         tyro.extras.subcommand_cli_from_dict(
-            commands(recipe), prog="tinydigits", description=DESCRIPTION, args=arguments
+            commands(preset(recipe)), prog="tinydigits", description=DESCRIPTION, args=arguments
         )
         sys.stdout.flush()
     except Failure as error:
