@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from tinydigits.files import Misuse
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
+Schedule = Literal["constant", "one-cycle"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -46,11 +47,44 @@ class Config:
     momentum: float = 0.9
     """Share of the last step that the next one keeps, 0 to under 1."""
 
+    nesterov: bool = False
+    """Look ahead along the momentum before each step (Nesterov 1983)."""
+
+    weight_decay: float = 0.0
+    """Share of the weights, times the learning rate, that each step takes away."""
+
+    schedule: Schedule = "constant"
+    """one-cycle: the learning rate climbs from 0 in the warm-up, then falls straight to 0."""
+
+    warm_up: float = 0.25
+    """Share of all steps in which a one-cycle schedule climbs, 0 to under 1."""
+
+    rotation: float = 0.0
+    """Augmentation: rotate each training digit by up to so many degrees either way."""
+
+    scale: float = 0.0
+    """Augmentation: stretch or squeeze each axis by up to this share, 0 to under 1."""
+
+    shear: float = 0.0
+    """Augmentation: slant by up to this share of the height, 0 to under 1."""
+
+    shift: float = 0.0
+    """Augmentation: move by up to so many pixels along each axis, at most 14."""
+
+    plain_end: float = 0.0
+    """Share of all steps, at the end, that see the digits as they are, 0 to 1."""
+
+    averaging: float = 0.0
+    """Use a running average of the weights: what it keeps at each step, 0 (off) to under 1."""
+
     seed: int = 1
     """Decides the first weights, the order of the digits and every other random number."""
 
     precision: Precision = "auto"
     """Arithmetic of the training; auto is bfloat16 where the processor has units for it."""
+
+    channels_last: bool = True
+    """Keep the channels of a pixel side by side in memory: the same numbers, sooner."""
 
     device: Device = "auto"
     """Where to compute; auto takes CUDA, then Apple's MPS, then the CPU."""
@@ -75,9 +109,14 @@ class Config:
         if self.seed >= 2**63:
             raise Misuse(f"seed must be below 2 to the power of 63, not {self.seed}.")
         require_number(self, "learning_rate", above=0)
-        for name in ("dropout", "momentum"):
+        for name in ("dropout", "momentum", "warm_up", "scale", "shear", "averaging"):
             require_number(self, name, minimum=0, below=1)
-        for name, choices in (("device", get_args(Device)), ("precision", get_args(Precision))):
+        for name, maximum in (("weight_decay", 1), ("plain_end", 1), ("rotation", 180)):
+            require_number(self, name, minimum=0, maximum=maximum)
+        require_number(self, "shift", minimum=0, maximum=14)
+        choices_of = {"device": Device, "precision": Precision, "schedule": Schedule}
+        for name, choices in choices_of.items():
+            choices = get_args(choices)
             if getattr(self, name) not in choices:
                 raise Misuse(
                     f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}."
@@ -87,8 +126,11 @@ class Config:
                 "name must be 1 to 100 letters, digits, dots, dashes or underscores, "
                 f"not {self.name!r}."
             )
-        if not isinstance(self.validation, bool):
-            raise Misuse(f"validation must be true or false, not {self.validation!r}.")
+        for name in ("nesterov", "channels_last", "validation"):
+            if not isinstance(getattr(self, name), bool):
+                raise Misuse(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        if self.nesterov and self.momentum == 0:
+            raise Misuse("nesterov needs a momentum above 0: it looks ahead along it.")
         parse_layers(self.layers)
 
     def to_json(self) -> dict[str, Any]:
@@ -129,16 +171,28 @@ def require_number(
     above: float = -math.inf,
     minimum: float = -math.inf,
     below: float = math.inf,
+    maximum: float = math.inf,
 ) -> None:
     """Refuse, by name, a field that is not a finite number within the bounds."""
     value = getattr(config, name)
     wanted = [
         f"{words} {bound:g}"
-        for words, bound in (("above", above), ("at least", minimum), ("below", below))
+        for words, bound in (
+            ("above", above),
+            ("at least", minimum),
+            ("below", below),
+            ("at most", maximum),
+        )
         if math.isfinite(bound)
     ]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value > above and minimum <= value < below):
+    if not (
+        is_number
+        and math.isfinite(value)
+        and value > above
+        and minimum <= value < below
+        and value <= maximum
+    ):
         raise Misuse(f"{name} must be a number {' and '.join(wanted)}, not {value!r}.")
 
 
@@ -194,6 +248,7 @@ def notebook() -> Config:
         momentum=0.9,
         seed=1,
         precision="float32",
+        channels_last=False,
     )
 
 

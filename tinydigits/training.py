@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from tinydigits.augment import distort
 from tinydigits.config import Config
-from tinydigits.data import HELD_OUT, Digits, load_mnist, shuffled_batches
+from tinydigits.data import HELD_OUT, Digits, Mnist, load_mnist, shuffled_batches
 from tinydigits.evaluation import Evaluation, evaluate
 from tinydigits.files import (
     Failure,
@@ -57,11 +59,18 @@ class Run:
     """The digits that are reported on, uint8 (10000, 28, 28): the test set or the held-out ones."""
     labels: np.ndarray
     model: Network
+    average: AveragedModel | None
+    """The running average of the weights, where the configuration asks for one."""
     optimizer: torch.optim.Optimizer
     history: list[dict[str, Any]]
     """A row for each finished epoch."""
     evaluation: Evaluation | None = None
-    """What the model said after the last epoch."""
+    """What the network said after the last epoch."""
+
+    @property
+    def network(self) -> Network:
+        """The network that is measured and kept: the averaged one if there is one."""
+        return self.model if self.average is None else self.average.module  # pyright: ignore
 
 
 def train(config: Config) -> Run:
@@ -127,30 +136,53 @@ def resume(folder: Path) -> Run:
 def prepare(folder: Path, config: Config) -> Run:
     """All that a run needs before its first epoch; nothing is written."""
     device, threads = choose_device(config), use_threads(config)
-    mnist = load_mnist(config.data)
-    if config.validation:
-        train_split, report_split = slice(None, -HELD_OUT), slice(-HELD_OUT, None)
-        images, labels = mnist.train_images[report_split], mnist.train_labels[report_split]
-    else:
-        train_split, images, labels = slice(None), mnist.test_images, mnist.test_labels
+    mnist = split(load_mnist(config.data), config)
     torch.manual_seed(config.seed)
-    model = build_model(config).to(device)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = build_model(config).to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     return Run(
         folder=folder,
         config=config,
         device=device,
         threads=threads,
-        train_digits=Digits(
-            mnist.train_images[train_split], mnist.train_labels[train_split], device
-        ),
-        images=images,
-        labels=labels,
+        train_digits=Digits(mnist.train_images, mnist.train_labels, device),
+        images=mnist.test_images,
+        labels=mnist.test_labels,
         model=model,
+        average=averaged(model, config.averaging) if config.averaging else None,
         optimizer=torch.optim.SGD(
-            model.parameters(), lr=config.learning_rate, momentum=config.momentum
+            model.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
         ),
         history=[],
     )
+
+
+def averaged(model: Network, keep: float) -> AveragedModel:
+    """An exponential average of weights and BatchNorm statistics, updated after each step.
+
+    It keeps less at first, so that the random start is forgotten at once.
+    """
+
+    def update(average: list[torch.Tensor], current: list[torch.Tensor], steps: torch.Tensor):
+        if average[0].is_floating_point():
+            share = max(1 - keep, 9 / (10 + int(steps)))
+            torch._foreach_lerp_(average, current, share)
+        else:  # BatchNorm's count of batches
+            torch._foreach_copy_(average, current)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def split(mnist: Mnist, config: Config) -> Mnist:
+    """The digits that a run trains on, and those that it reports on in place of the test set."""
+    if not config.validation:
+        return mnist
+    images, labels = mnist.train_images, mnist.train_labels
+    return Mnist(images[:-HELD_OUT], labels[:-HELD_OUT], images[-HELD_OUT:], labels[-HELD_OUT:])
 
 
 # ---------------------------------------------------------------------------------- the loop
@@ -175,7 +207,7 @@ def epochs(run: Run) -> Iterator[dict[str, Any]]:
                 f"The loss became {train_loss} in epoch {epoch}: lower the learning rate. The "
                 f"epochs before it are safe in {run.folder}."
             )
-        run.evaluation = evaluate(run.model, run.images, run.labels)
+        run.evaluation = evaluate(run.network, run.images, run.labels)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
@@ -199,17 +231,40 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     total_right = torch.zeros((), device=run.device)
     model.train()
     batches = shuffled_batches(run.train_digits, config.batch_size, config.seed, epoch)
-    for images, labels in tqdm(batches, f"epoch {epoch}", leave=False, disable=None):
+    steps_before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
+    augmented = config.rotation or config.scale or config.shear or config.shift
+    for step, (images, labels) in enumerate(
+        tqdm(batches, f"epoch {epoch}", leave=False, disable=None), steps_before + 1
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step / steps)
+        if augmented and step <= (1 - config.plain_end) * steps:
+            images = distort(images, config)
         optimizer.zero_grad()
         with torch.autocast(run.device.type, precision, enabled=precision != torch.float32):
             log_probs = model(images)
         loss = F.nll_loss(log_probs, labels)
         loss.backward()
         optimizer.step()
+        if run.average is not None:
+            run.average.update_parameters(model)
         total_loss += loss.detach() * len(labels)
         total_right += (log_probs.argmax(1) == labels).sum()
     n = len(run.train_digits)
     return total_loss.item() / n, 100 * total_right.item() / n
+
+
+def learning_rate(config: Config, progress: float) -> float:
+    """The step size when `progress`, above 0 to 1, of all steps is done.
+
+    One cycle is a straight climb and a straight fall (Smith and Topin 2018,
+    "Super-Convergence"): large steps early to get far, vanishing ones at the end to settle.
+    """
+    if config.schedule == "constant":
+        return config.learning_rate
+    if progress < config.warm_up:
+        return config.learning_rate * progress / config.warm_up
+    return config.learning_rate * (1 - progress) / (1 - config.warm_up)
 
 
 # ----------------------------------------------------------------------------- the run folder
@@ -223,6 +278,8 @@ def save_checkpoint(run: Run) -> None:
         "history": run.history,
         "random": torch.get_rng_state(),
     }
+    if run.average is not None:
+        state["average"] = run.average.state_dict()
     if run.device.type == "cuda":
         state["random_cuda"] = torch.cuda.get_rng_state(run.device)
     elif run.device.type == "mps":
@@ -243,6 +300,8 @@ def load_checkpoint(run: Run, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
+        if run.average is not None:
+            run.average.load_state_dict(state["average"])
         run.history = state["history"]
         torch.set_rng_state(state["random"])
         if run.device.type == "cuda":
@@ -271,8 +330,8 @@ def finish(run: Run) -> None:
     from tinydigits.report import write_report
 
     if run.evaluation is None:  # resumed after the last epoch
-        run.evaluation = evaluate(run.model, run.images, run.labels)
-    save_model(run.folder / "model.safetensors", run.model, run.config)
+        run.evaluation = evaluate(run.network, run.images, run.labels)
+    save_model(run.folder / "model.safetensors", run.network, run.config)
     summary = summarise_run(run)
     write_json(run.folder / "summary.json", summary)
     write_report(run.folder, run.config, summary, run.history, run.evaluation, run.images)
