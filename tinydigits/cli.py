@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import requires
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -116,7 +116,51 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         for name, (raw, path) in find_files(root).items():
             print(f"{name:24}{len(raw):12,} bytes, verified   {path}")
 
-    listed = (train, evaluate, report, summary, presets, data)
+    def certify(
+        recipe: Annotated[Positional[str], arg(metavar="PRESET")],
+        seeds: int = 10,
+        jobs: int = 0,
+        backend: Literal["local", "ray"] = "local",
+        folder: Path = Path("results"),
+    ) -> None:
+        """Train a preset from many seeds and judge its claims; an interrupted study goes on.
+
+        Args:
+            recipe: The preset's name (see: tinydigits presets).
+            seeds: How many seeds, from 0 up.
+            jobs: How many to train side by side, 0 for one per core.
+            backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
+            folder: Where PRESET.json and the weights of seed 0 go.
+        """
+        from tinydigits.certify import certify, verdicts
+
+        study = certify(recipe, seeds, jobs, backend, folder)
+        numbers = study["statistics"]
+        print(
+            f"{recipe}: mean {numbers['mean']:.3f} %   sd {numbers['sd']:.3f}   "
+            f"n {numbers['n']}   minimum {numbers['minimum']:.2f} %"
+        )
+        print(f"lower bound of the mean (one-sided, 95 %): {numbers['lower_bound']:.3f} %")
+        print(f"seeds over 99.4 %: {numbers['over_goal']} of {numbers['n']}")
+        rows = verdicts(study)
+        for asked, holds, measured in rows:
+            print(f"{'PASS' if holds else 'FAIL'} {asked}: {measured}")
+        # A small network claims less than the notebook's goals; its own claim then decides.
+        if not all(holds for _, holds, _ in rows[3:] or rows):
+            sys.exit(1)
+
+    def ladder(results: Path = Path("results"), readme: Path = Path("README.md")) -> None:
+        """Write the table of certified accuracies into the README, and its figure beside it.
+
+        Args:
+            results: The folder with what certify wrote.
+            readme: The file whose table is replaced; the figure goes to docs/ladder.png next to it.
+        """
+        from tinydigits.ladder import write_ladder
+
+        print(f"Wrote {' and '.join(map(str, write_ladder(results, readme)))}")
+
+    listed = (train, evaluate, report, summary, presets, data, certify, ladder)
     return {command.__name__: command for command in listed}
 
 

@@ -27,7 +27,8 @@ class Config:
     """
 
     layers: tuple[str, ...]
-    """The network: conv3:N and conv1:N are convolutions with N channels, pool halves the image."""
+    """The network: conv3:N is a 3x3 convolution to N channels, conv1:N a 1x1 one, depthwise3 a
+    3x3 one for each channel on its own, pool halves the image."""
 
     name: str = "custom"
     """What to call the run: letters, digits, dots, dashes and underscores."""
@@ -200,8 +201,8 @@ def parse_layers(layers: tuple[str, ...]) -> list[tuple[str, int, int]]:
     """Read a network's layers: ("conv3:16", "pool") becomes [("conv", 3, 16), ("pool", 2, 0)].
 
     Returns:
-        For each layer its kind, the width of its window in pixels and, for a convolution, the
-        channels that come out.
+        For each layer its kind, the width of its window in pixels and the channels that come out
+        (0: as many as go in).
 
     Raises:
         Misuse: a word is none of the language's, or nothing would be left of the image.
@@ -217,10 +218,14 @@ def parse_layers(layers: tuple[str, ...]) -> list[tuple[str, int, int]]:
         elif match := re.fullmatch(r"conv([1357]):([1-9][0-9]{0,3})", str(layer)):
             parsed.append(("conv", int(match[1]), int(match[2])))
             size -= int(match[1]) - 1
+        elif match := re.fullmatch(r"depthwise([357])", str(layer)):
+            parsed.append(("depthwise", int(match[1]), 0))
+            size -= int(match[1]) - 1
         else:
             raise Misuse(
-                f"layers: {layer!r} is not a layer; write pool or, for a 3x3 convolution with "
-                "16 channels, conv3:16 (windows of 1, 3, 5 and 7 pixels, up to 9999 channels)."
+                f"layers: {layer!r} is not a layer; write pool, depthwise3 or, for a 3x3 "
+                "convolution with 16 channels, conv3:16 (windows of 1, 3, 5 and 7 pixels, up to "
+                "9999 channels)."
             )
         if size < 1:
             raise Misuse(f"layers: nothing is left of the 28x28 image after {layer!r}.")
@@ -252,8 +257,39 @@ def notebook() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"notebook": notebook}
-DEFAULT_PRESET = "notebook"
+def improved(name: str, layers: str, **changes: Any) -> Config:
+    """What the presets below share: a better recipe than the notebook's.
+
+    Large one-cycle steps with Nesterov momentum, light augmentation, averaged weights, no
+    dropout, and bfloat16 where the processor has units for it.
+    """
+    values = {
+        "epochs": 15,
+        "batch_size": 128,
+        "learning_rate": 0.25,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "schedule": "one-cycle",
+        "rotation": 10,
+        "scale": 0.1,
+        "shear": 0.1,
+        "shift": 1.25,
+        "averaging": 0.998,
+        "seed": 0,
+    }
+    return Config(name=name, layers=tuple(layers.split()), **{**values, **changes})
+
+
+def classic() -> Config:
+    """The notebook's network, to the parameter, with a better recipe: what `train` trains."""
+    return improved("classic", "conv3:16 conv3:32 pool conv1:16 conv3:32 conv3:32")
+
+
+PRESETS: dict[str, Callable[[], Config]] = {make.__name__: make for make in (notebook, classic)}
+DEFAULT_PRESET = "classic"
+CLAIMS = {"classic": 99.50}
+"""The mean accuracy on the test set, in percent, that a preset claims to reach."""
 
 
 def preset(name: str) -> Config:

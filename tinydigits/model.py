@@ -49,8 +49,9 @@ class Network(nn.Module):
             if kind == "pool":
                 stages.append(nn.MaxPool2d(2, 2))
             else:
-                stages.append(conv_block(channels, width, window, dropout))
-                channels = width
+                groups = channels if kind == "depthwise" else 1
+                stages.append(conv_block(channels, width or channels, window, groups, dropout))
+                channels = width or channels
         self.features = nn.Sequential(*stages)
         self.gap = nn.AdaptiveAvgPool2d((1, 1))
         self.classes = nn.Conv2d(channels, CLASSES, kernel_size=1, bias=False)
@@ -63,10 +64,12 @@ class Network(nn.Module):
         return F.log_softmax(x, dim=-1)
 
 
-def conv_block(channels_in: int, channels_out: int, window: int, dropout: float) -> nn.Sequential:
+def conv_block(
+    channels_in: int, channels_out: int, window: int, groups: int, dropout: float
+) -> nn.Sequential:
     """Convolution without bias or padding, BatchNorm, ReLU and dropout, in that order."""
     block = nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, window, bias=False),
+        nn.Conv2d(channels_in, channels_out, window, groups=groups, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(),
     )

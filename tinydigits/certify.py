@@ -1,0 +1,190 @@
+"""Claims that stand up: a preset trained from many seeds, none of them dropped or repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from joblib import Parallel, delayed, parallel_config
+from tqdm.auto import tqdm
+
+from tinydigits.config import CLAIMS, Config, preset
+from tinydigits.files import Misuse, read_json, write_atomically, write_json
+from tinydigits.machine import choose_device, choose_precision, describe_machine
+from tinydigits.model import save_model
+from tinydigits.training import ACCURACY_GOAL, epochs, prepare, summarise_run
+
+Backend = Literal["local", "ray"]
+
+
+def certify(
+    name: str,
+    seeds: int = 10,
+    jobs: int = 0,
+    backend: Backend = "local",
+    folder: Path = Path("results"),
+) -> dict[str, Any]:
+    """Train a preset from the seeds 0 to `seeds` - 1 and write `folder`/`name`.json.
+
+    The file is written again after every round of seeds, and what is in it is not trained again,
+    so a study that was interrupted goes on with the seeds that are missing. The weights of seed 0
+    are kept beside it.
+
+    Args:
+        name: the preset.
+        seeds: how many, 2 or more.
+        jobs: how many to train side by side, 0 for one per core. The threads of this machine are
+            shared out among them.
+        backend: "local" for processes of this machine, "ray" for a Ray cluster (the one that
+            RAY_ADDRESS names, or a new one).
+        folder: where the results go.
+
+    Returns:
+        What the file holds: the seeds' results, their statistics, and all that is needed to
+        repeat them.
+
+    Raises:
+        Misuse: the numbers make no sense, or the file is of another configuration.
+    """
+    if seeds < 2 or jobs < 0:
+        raise Misuse("certify needs at least 2 seeds (a spread) and 0 or more jobs.")
+    cores = os.cpu_count() or 1
+    jobs = jobs or cores
+    threads = max(1, cores // jobs)
+    config = dataclasses.replace(preset(name), threads=threads)
+    device = choose_device(config)
+    path = folder / f"{name}.json"
+    study = {
+        "preset": name,
+        "config": {key: value for key, value in config.to_json().items() if key != "seed"},
+        "precision": str(choose_precision(config, device)).removeprefix("torch."),
+        "device": str(device),
+        "threads_per_seed": threads,
+        "seeds_side_by_side": jobs,
+        "commit": commit(),
+        **describe_machine(device),
+    }
+    done: list[dict[str, Any]] = []
+    if path.exists():
+        before = read_json(path)
+        same = ("config", "precision", "device", "threads_per_seed", "processor", "versions")
+        if different := [key for key in same if before.get(key) != study[key]]:
+            raise Misuse(
+                f"{path} holds seeds of another {' and '.join(different)}: remove it, or choose "
+                "another --folder."
+            )
+        study, done = before, before["seeds"]
+    missing = [seed for seed in range(seeds) if seed not in {row["seed"] for row in done}]
+    if backend == "ray":
+        from ray.util.joblib import register_ray
+
+        register_ray()
+    with (
+        parallel_config("ray" if backend == "ray" else "loky", n_jobs=jobs),
+        tqdm(total=seeds, initial=seeds - len(missing), desc=f"{name}, seeds") as bar,
+    ):
+        # In rounds, because not every backend of joblib hands results back one by one.
+        for first in range(0, len(missing), jobs):
+            of_round = missing[first : first + jobs]
+            results = Parallel()(
+                delayed(train_seed)(dataclasses.replace(config, seed=seed)) for seed in of_round
+            )
+            for row, weights in results:
+                done.append(row)
+                if row["seed"] == 0:
+                    write_atomically(folder / f"{name}.safetensors", weights)
+            done.sort(key=lambda row: row["seed"])
+            write_json(path, {**study, "statistics": describe(done), "seeds": done})
+            bar.update(len(of_round))
+    return read_json(path)
+
+
+def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
+    """Train one seed, as a worker does: its row of the results, and its weights.
+
+    The workers share a machine, so each one is told its number of threads (`config.threads`).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare(Path(folder), config)
+        for _ in epochs(run):
+            pass
+        save_model(Path(folder) / "model.safetensors", run.network, config)
+        summary = summarise_run(run)
+        weights = (Path(folder) / "model.safetensors").read_bytes()
+    kept = ("seed", "accuracy", "loss", "first_epoch_over_goal", "seconds", "weights_sha256")
+    return {key: summary[key] for key in kept}, weights
+
+
+def describe(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of the accuracies (percent) of some seeds.
+
+    `lower_bound` is the one-sided 95 % lower confidence bound of the mean (Student's t), None
+    for fewer than two seeds.
+    """
+    from scipy.stats import t
+
+    accuracies = [row["accuracy"] for row in seeds]
+    n = len(accuracies)
+    mean = statistics.fmean(accuracies)
+    sd = statistics.stdev(accuracies) if n > 1 else None
+    bound = None if sd is None else mean - float(t.ppf(0.95, n - 1)) * sd / math.sqrt(n)
+    return {
+        "n": n,
+        "mean": mean,
+        "sd": sd,
+        "minimum": min(accuracies),
+        "over_goal": sum(accuracy > ACCURACY_GOAL for accuracy in accuracies),
+        "lower_bound": bound,
+    }
+
+
+def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
+    """The three goals of the notebook and the preset's own claim, judged by the mean.
+
+    Returns:
+        For each: what is asked, whether it holds, and what was measured.
+    """
+    from tinydigits.training import EPOCH_GOAL, PARAMETER_GOAL
+
+    numbers, config = study["statistics"], Config.from_json({**study["config"], "seed": 0})
+    parameters = total_parameters(config)
+    claim = CLAIMS.get(study["preset"])
+    mean = f"{numbers['mean']:.3f} %"
+    rows = [
+        (f"mean accuracy over {ACCURACY_GOAL} %", numbers["mean"] > ACCURACY_GOAL, mean),
+        (
+            f"under {PARAMETER_GOAL:,} trainable parameters",
+            parameters < PARAMETER_GOAL,
+            f"{parameters:,}",
+        ),
+        (f"at most {EPOCH_GOAL} epochs", config.epochs <= EPOCH_GOAL, f"{config.epochs}"),
+    ]
+    if claim is not None:
+        rows.append((f"own claim: mean of at least {claim:.2f} %", numbers["mean"] >= claim, mean))
+    return rows
+
+
+def total_parameters(config: Config) -> int:
+    """The trainable parameters of a configuration's network."""
+    from tinydigits.model import build_model, count_parameters
+
+    return count_parameters(build_model(config))
+
+
+def commit() -> str | None:
+    """The commit of the working directory, marked where files differ from it; None outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
