@@ -16,7 +16,8 @@ PACKAGES = {"chromium": "chromium", "npm": "npm"}
 
 TINY = (
     *("--layers", "pool", "pool", "conv3:4", "--dropout", "0.1", "--averaging", "0.9"),
-    *("--schedule", "one-cycle", "--batch-size", "1000", "--epochs", "2", "--threads", "1"),
+    *("--schedule", "one-cycle", "--learning-rate", "0.3", "--batch-size", "1000"),
+    *("--epochs", "2", "--threads", "1"),
 )
 """Options of a network that trains on the real data in a second, and has all sorts of state."""
 
