@@ -144,10 +144,11 @@ def test_a_folder_stands_for_the_model_in_it(saved):
     load_model(saved[1].parent)
 
 
-def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
+def test_saving_again_gives_the_same_bytes(saved, tmp_path):
     model, path = saved
-    save_model(tmp_path / "again", model, NARROW)
-    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    for _ in range(20):
+        save_model(tmp_path / "again", model, NARROW)
+        assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 def test_missing_model_is_named(tmp_path):
@@ -185,7 +186,6 @@ def test_safetensors_of_another_program_is_named(tmp_path):
 @pytest.mark.parametrize("layers", ["conv3:2", "conv3:16 pool", "nonsense", ""])
 def test_weights_that_do_not_fit_the_header_are_refused(tmp_path, layers: str):
     path = tmp_path / "m.safetensors"
-    header = {"format": "tinydigits", "layers": layers}
-    save_file({"classes.weight": np.zeros((10, 9, 1, 1), np.float32)}, path, header)
+    save_file({"classes.weight": np.zeros((10, 9, 1, 1), np.float32)}, path, {"tinydigits": layers})
     with pytest.raises(Failure, match="do not fit the network that its header names"):
         load_model(path)

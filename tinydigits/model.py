@@ -133,8 +133,9 @@ def save_model(path: Path, model: Network, config: Config) -> None:
         name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }
-    header = {"format": "tinydigits", "layers": " ".join(config.layers)}
-    write_atomically(path, save(weights, header))
+    # One entry only: safetensors writes several in random order, and the same run would give
+    # different bytes.
+    write_atomically(path, save(weights, {"tinydigits": " ".join(config.layers)}))
 
 
 def load_model(name_or_path: str | Path) -> Network:
@@ -164,18 +165,18 @@ def load_model(name_or_path: str | Path) -> Network:
         raise Misuse(f"There is no model {path}: name a run folder or a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            layers = (file.metadata() or {}).get("tinydigits")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise Failure(f"{path} is not a readable safetensors file: {reason(error)}.") from error
-    if header.get("format") != "tinydigits" or "layers" not in header:
+    if layers is None:
         raise Failure(f"{path} is a safetensors file, but not one that tinydigits wrote.")
     try:
-        model = Network(tuple(header["layers"].split()))
+        model = Network(tuple(layers.split()))
         model.load_state_dict(weights)
     except (Misuse, RuntimeError) as error:
         raise Failure(
             f"The weights in {path} do not fit the network that its header names "
-            f"({header['layers']}): the file is damaged."
+            f"({layers}): the file is damaged."
         ) from error
     return model.eval()
