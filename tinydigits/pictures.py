@@ -116,7 +116,7 @@ def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) 
     shown = errors[:limit]
     columns, width, height = 10, 34, 46  # of the grid and of its cells, in pixels of a digit
     rows = -(-len(shown) // columns)
-    figure = Picture(7.4, 0.75 + rows * 7.2 / columns * height / width)
+    figure = Picture(7.4, 0.6 + rows * 7.2 / columns * height / width)
     axes = figure.subplots()
     axes.axis("off")
     for i, index in enumerate(shown):
@@ -130,7 +130,7 @@ def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) 
         axes.text(
             left + 14,
             top + 36,
-            percent(evaluation.confidence[index]),
+            percent(float(evaluation.confidence[index])),
             size=7,
             color=GREY,
             **caption,

@@ -75,7 +75,7 @@ def write_report(
         page = environment.get_template("report.html").render(
             summary=summary,
             config=config.to_json(),
-            command=shlex.join(train_command(config)),
+            command=[shlex.quote(word) for word in train_command(config)],
             history=history,
             evaluation=evaluation,
             digits=list(zip(evaluation.confusion().sum(axis=1), precision, recall, strict=True)),
@@ -85,7 +85,7 @@ def write_report(
                     "picture": data_url(digit_png(images[i])),
                     "truth": evaluation.labels[i],
                     "guess": evaluation.guesses[i],
-                    "probability": pictures.percent(evaluation.confidence[i]),
+                    "probability": pictures.percent(float(evaluation.confidence[i])),
                 }
                 for i in evaluation.errors()[:GALLERY]
             ],
@@ -94,8 +94,7 @@ def write_report(
     except (jinja2.UndefinedError, TypeError, ValueError) as error:
         raise Failure(
             f"The report cannot be written, because {folder / 'summary.json'} lacks a value or has "
-            f"an impossible one ({reason(error)}): finish the run again with "
-            f"tinydigits train --resume {folder}"
+            f"an impossible one: finish the run again with tinydigits train --resume {folder}"
         ) from error
     write_atomically(folder / "report.html", page)
     return folder / "report.html"
@@ -171,7 +170,7 @@ def train_command(config: Config) -> list[str]:
         option = "--" + field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(option if value else option.replace("--", "--no-", 1))
-        elif isinstance(value, tuple):
+        elif isinstance(value, list | tuple):
             words += [option, *value]
         else:
             words += [option, str(value)]
