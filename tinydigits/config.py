@@ -140,10 +140,8 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, the inverse of `from_json`."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        values = dataclasses.asdict(self) | {"layers": list(self.layers)}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
     @classmethod
     def from_json(cls, values: Any) -> "Config":

@@ -202,12 +202,13 @@ def epochs(run: Run) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()
         train_loss, train_accuracy = train_one_epoch(run, epoch)
         seconds = time.perf_counter() - began
-        if not np.isfinite(train_loss):
-            raise Failure(
-                f"The loss became {train_loss} in epoch {epoch}: lower the learning rate. The "
-                f"epochs before it are safe in {run.folder}."
-            )
         run.evaluation = evaluate(run.network, run.images, run.labels)
+        for loss in (train_loss, run.evaluation.loss):
+            if not np.isfinite(loss):
+                raise Failure(
+                    f"The loss became {loss} in epoch {epoch}: lower the learning rate. The "
+                    f"epochs before it are safe in {run.folder}."
+                )
         row = {
             "epoch": epoch,
             "train_loss": train_loss,

@@ -1,0 +1,102 @@
+"""Studies over seeds: the statistics, the resumable results file, and a real Ray cluster."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tinydigits import Misuse, config
+from tinydigits.certify import certify, describe, verdicts
+from tinydigits.model import load_model
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset that trains in a few seconds."""
+
+    def cheap() -> config.Config:
+        return config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
+
+    monkeypatch.setitem(config.PRESETS, "cheap", cheap)
+    monkeypatch.setitem(config.CLAIMS, "cheap", 5.0)
+    return "cheap"
+
+
+def test_statistics_by_hand() -> None:
+    rows = [{"accuracy": accuracy} for accuracy in (99.3, 99.5, 99.7)]
+    numbers = describe(rows)
+    assert numbers["n"] == 3
+    assert numbers["mean"] == pytest.approx(99.5)
+    assert numbers["sd"] == pytest.approx(0.2)
+    assert numbers["minimum"] == 99.3
+    assert numbers["over_goal"] == 2
+    # t(0.95, 2 degrees of freedom) = 2.919986, from a table
+    assert numbers["lower_bound"] == pytest.approx(99.5 - 2.919986 * 0.2 / math.sqrt(3), abs=1e-6)
+
+
+def test_exactly_the_goal_is_not_over_it() -> None:
+    assert describe([{"accuracy": 99.4}, {"accuracy": 99.41}])["over_goal"] == 1
+
+
+@pytest.mark.slow
+def test_a_study_is_complete_and_goes_on_with_missing_seeds(cheap: str, tmp_path: Path) -> None:
+    study = certify(cheap, seeds=2, jobs=1, folder=tmp_path)
+    assert [row["seed"] for row in study["seeds"]] == [0, 1]
+    assert {"seed", "accuracy", "loss", "first_epoch_over_goal", "seconds"} <= {*study["seeds"][0]}
+    assert {"config", "versions", "processor", "threads_per_seed", "commit"} <= {*study}
+    assert study["seeds"][0]["weights_sha256"] != study["seeds"][1]["weights_sha256"]
+    assert load_model(tmp_path / "cheap.safetensors").training is False
+    # Take one seed away, mark the other: the missing one comes back, the other is left alone.
+    path = tmp_path / "cheap.json"
+    kept = {**study["seeds"][0], "loss": -1.0}
+    path.write_text(json.dumps({**study, "seeds": [kept]}))
+    again = certify(cheap, seeds=2, jobs=1, folder=tmp_path)
+    assert again["seeds"][0] == kept
+    assert again["seeds"][1]["weights_sha256"] == study["seeds"][1]["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_a_study_of_another_configuration_is_not_mixed_in(
+    cheap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certify(cheap, seeds=2, jobs=2, folder=tmp_path)
+    before = (tmp_path / "cheap.json").read_bytes()
+    other = config.improved("cheap", "conv3:3 pool pool conv1:2", epochs=1, batch_size=2000)
+    monkeypatch.setitem(config.PRESETS, "cheap", lambda: other)
+    with pytest.raises(Misuse, match="another config"):
+        certify(cheap, seeds=3, jobs=2, folder=tmp_path)
+    assert (tmp_path / "cheap.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own, dozens of them
+def test_a_ray_cluster_gives_the_same_weights(cheap: str, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+    local = certify(cheap, seeds=2, jobs=2, folder=tmp_path / "local")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        cluster = certify(cheap, seeds=2, jobs=2, backend="ray", folder=tmp_path / "ray")
+    finally:
+        ray.shutdown()
+    for here, there in zip(local["seeds"], cluster["seeds"], strict=True):
+        assert here["weights_sha256"] == there["weights_sha256"]
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(Misuse, match="at least 2 seeds"):
+        certify("classic", seeds=1)
+    with pytest.raises(Misuse, match="no preset"):
+        certify("classical")
+
+
+@pytest.mark.parametrize(("mean", "holds"), [(99.49, False), (99.5, True)])
+def test_verdicts_judge_the_goals_and_the_claim(mean: float, holds: bool) -> None:
+    study = {
+        "preset": "classic",
+        "config": {k: v for k, v in config.classic().to_json().items() if k != "seed"},
+        "statistics": {"mean": mean},
+    }
+    goals = verdicts(study)
+    assert [row[1] for row in goals] == [True, True, True, holds]
+    assert goals[1][2] == "19,664"
