@@ -2,13 +2,18 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from tinydigits.cli import main
 from tinydigits.data import Mnist, load_mnist
 
 PACKAGES = {"chromium": "chromium", "npm": "npm"}
@@ -35,30 +40,43 @@ def need_tool(name: str) -> str:
     pytest.skip(missing)
 
 
-def tinydigits(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the installed command to its end."""
-    command = Path(sys.executable).parent / "tinydigits"
-    return run([command, *arguments], **options)
+class Outcome(NamedTuple):
+    """What a call of the command line came to."""
+
+    exit_code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The one line in which a failure is told."""
+        *_, last = self.err.splitlines()
+        assert last.startswith("tinydigits: ")
+        assert self.err.count("tinydigits: ") == 1
+        assert "Traceback" not in self.err
+        return last
 
 
-def child(moment: str, end: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+TINYDIGITS = Path(sys.executable).with_name("tinydigits")
+"""The installed command."""
+
+
+def child(moment: str, end: str, *arguments: object) -> Outcome:
     """Run the command line in a process that meets its `end` at a `moment`; see child.py."""
-    return run([sys.executable, Path(__file__).with_name("child.py"), moment, end, *arguments])
+    return run(sys.executable, Path(__file__).with_name("child.py"), moment, end, *arguments)
 
 
-def run(command: list[object], **options: object) -> subprocess.CompletedProcess[str]:
+def run(*command: object, timeout: float = 300, **options: Any) -> Outcome:
     """Run a command that prints text and reads nothing."""
-    settings: dict = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    return subprocess.run([str(word) for word in command], **settings | {"timeout": 300} | options)
-
-
-def assert_one_sentence(process: subprocess.CompletedProcess[str], exit_code: int) -> str:
-    """The process told its user what went wrong in one line of its own; returns that line."""
-    assert process.returncode == exit_code, process.stderr
-    assert "Traceback" not in process.stderr
-    lines = [line for line in process.stderr.splitlines() if line.startswith("tinydigits: ")]
-    assert lines == process.stderr.splitlines()[-1:], process.stderr
-    return lines[0]
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +95,37 @@ def mnist() -> Mnist:
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with the options TINY that nothing disturbed. Only to be read."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    process = child("never", "SIGKILL", "train", *TINY, "--out", folder)
-    assert process.returncode == 0, process.stderr
+    outcome = child("never", "SIGKILL", "train", *TINY, "--out", folder)
+    assert outcome.exit_code == 0, outcome.err
     return folder
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+    """The command line as a function, in this process: quicker than `tinydigits`."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        exit_code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            exit_code = int(stop.code or 0)
+        return Outcome(exit_code, *capfd.readouterr())
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def few(mnist: Mnist, monkeypatch: pytest.MonkeyPatch) -> Mnist:
+    """Runs see only the first 500 training digits and 200 test digits, and draw no report."""
+    digits = Mnist(*(part[: 200 if len(part) == 10_000 else 500] for part in mnist))
+    monkeypatch.setattr("tinydigits.training.load_mnist", lambda root: digits)
+    monkeypatch.setattr("tinydigits.training.HELD_OUT", 100)
+    monkeypatch.setattr("tinydigits.data.load_mnist", lambda root: digits)
+    no_report: Any = ModuleType("tinydigits.report")
+    no_report.write_report = lambda *_: None
+    monkeypatch.setitem(sys.modules, "tinydigits.report", no_report)
+    return digits

@@ -123,14 +123,28 @@ def resume(folder: Path) -> Run:
         Misuse: `folder` is not a run folder.
         Failure: its configuration or its checkpoint is damaged.
     """
-    if not (folder / "config.json").exists():
-        raise Misuse(f"{folder} holds no config.json, so there is no run to go on with.")
-    run = prepare(folder, Config.from_json(read_json(folder / "config.json")))
+    run = prepare(folder, read_config(folder))
     sweep_temporaries(folder)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         load_checkpoint(run, checkpoint)
     return run
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of the run in `folder`.
+
+    Raises:
+        Misuse: `folder` is not a run folder.
+        Failure: its configuration is damaged.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise Misuse(f"{folder} holds no config.json, so there is no run in it.")
+    try:
+        return Config.from_json(read_json(path))
+    except Misuse as error:
+        raise Failure(f"{path} is damaged: {error}") from error
 
 
 def prepare(folder: Path, config: Config) -> Run:

@@ -1,0 +1,250 @@
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, TINYDIGITS, Outcome, run
+
+from tinydigits import Mnist, config
+from tinydigits.config import PRESETS
+
+Command = Callable[..., Outcome]
+
+
+# --------------------------------------------------------------------------------------- help
+
+
+@pytest.fixture(scope="module")
+def train_help() -> str:
+    """What `tinydigits train --help` says, without the frames and line breaks around it."""
+    return squeeze(run(TINYDIGITS, "train", "--help").out)
+
+
+def squeeze(text: str) -> str:
+    return re.sub(r"[\s│╭╮╰╯─]+", "", text)
+
+
+def field_docstrings() -> dict[str, str]:
+    """The docstring under each field of Config, from the source."""
+    (tree,) = ast.parse(inspect.getsource(config.Config)).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: doc.value.value
+        for field, doc in zip(tree.body, tree.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
+        if isinstance(doc.value.value, str)
+    }
+
+
+@pytest.mark.parametrize("field", config.Config.__dataclass_fields__)
+def test_field_is_an_option_with_its_docstring_as_help(train_help: str, field: str):
+    assert f"--{field.replace('_', '-')}" in train_help
+    assert squeeze(field_docstrings()[field]) in train_help
+
+
+def test_help_names_every_command(command: Command):
+    out = command("--help").out
+    for name in ("train", "evaluate", "report", "summary", "presets", "data"):
+        assert re.search(rf"• {name} +\w", out)
+
+
+def test_options_start_from_the_named_preset(command: Command):
+    assert "(default: notebook)" in command("train", "notebook", "--help").out
+
+
+HEAVY = "['torch', 'matplotlib', 'pooch', 'jinja2', 'tqdm']"
+"""What must not be imported before it is used."""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tinydigits",
+        "from tinydigits.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+    ],
+    ids=["import", "help"],
+)
+def test_nothing_heavy_is_imported_for(code: str):
+    check = f"{code}\nimport sys; print('loaded', *({{*{HEAVY}}} & sys.modules.keys()))"
+    assert run(sys.executable, "-c", check).out.endswith("loaded\n")
+
+
+def test_help_answers_in_under_half_a_second():
+    seconds = []
+    for _ in range(10):
+        began = time.perf_counter()
+        run(TINYDIGITS, "--help")
+        seconds.append(time.perf_counter() - began)
+        if seconds[-1] < 0.5:
+            break
+    assert min(seconds) < 0.5
+
+
+# ------------------------------------------------------------------------------------ misuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "bestest"], "There is no preset 'bestest'; the presets are "),
+        (["summary", "bestest"], "There is no preset 'bestest'; the presets are "),
+        (["train", "--epochs", "0"], "epochs must be a whole number from 1 up, not 0"),
+        (["train", "--learning-rate", "-1"], "learning_rate must be a number above 0, not -1.0"),
+        (["train", "--layers", "conv3:4", "dense"], "'dense' is not a layer"),
+        (["train", "--resume", "run", "--epochs", "3"], "--resume takes a run folder and nothing"),
+        (["data", "--data", "/nowhere"], "The data folder /nowhere is not a folder"),
+    ],
+)
+def test_misuse_is_one_sentence(command: Command, arguments: list[str], message: str):
+    outcome = command(*arguments)
+    assert outcome.exit_code == 2
+    assert message in outcome.sentence
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["trian"], ["train", "--epochs", "many"], ["train", "--device", "tpu"], ["train", "--x"]],
+    ids=lambda arguments: " ".join(arguments) or "nothing",
+)
+def test_unreadable_options_exit_with_2_and_no_traceback(command: Command, arguments: list[str]):
+    outcome = command(*arguments)
+    assert outcome.exit_code == 2
+    assert outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this computer has CUDA")
+def test_device_that_is_not_there_is_refused(few: Mnist, command: Command, tmp_path: Path):
+    outcome = command("train", *TINY, "--device", "cuda", "--out", tmp_path / "run")
+    assert outcome.exit_code == 2
+    assert "PyTorch finds no cuda here" in outcome.sentence
+    assert not (tmp_path / "run").exists()
+
+
+WITHOUT_EXTRA = f"""
+import sys
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.split('.')[0] in {HEAVY}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing)
+from tinydigits.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "words", ["train", "train --resume run", "evaluate run", "report run", "summary", "data"]
+)
+def test_command_without_its_extra_names_the_install_command(tmp_path: Path, words: str):
+    outcome = run(sys.executable, "-c", WITHOUT_EXTRA, *words.split(), cwd=tmp_path)
+    assert outcome.exit_code == 1
+    assert outcome.sentence.endswith("pip install 'tinydigits[train]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["presets", "--help", "train --help"])
+def test_command_that_needs_no_extra_does_without(words: str):
+    assert run(sys.executable, "-c", WITHOUT_EXTRA, *words.split()).exit_code == 0
+
+
+# ----------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    """A run of the installed command from start to end, with pictures and report."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return run(TINYDIGITS, "train", *TINY, "--out", folder), folder
+
+
+def test_train_ends_with_a_verdict_on_each_goal(finished: tuple[Outcome, Path]):
+    outcome, _ = finished
+    assert outcome.exit_code == 0, outcome.err
+    verdicts = [line for line in outcome.out.splitlines() if line.startswith(("MET ", "MISSED "))]
+    assert [line.split()[0] for line in verdicts] == ["MISSED", "MET", "MET"]
+
+
+def test_train_prints_a_row_per_epoch(finished: tuple[Outcome, Path]):
+    rows = re.findall(r"^ +(\d+) .* \d+\.\d\d %", finished[0].out, re.MULTILINE)
+    assert rows == ["1", "2"]
+
+
+def test_train_prints_no_bar_where_there_is_no_terminal(finished: tuple[Outcome, Path]):
+    assert finished[0].err == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "metrics.csv", "summary.json", "model.safetensors"),
+        *("curves.png", "misclassified.png", "confusion.png", "report.html"),
+    ],
+)
+def test_train_leaves(finished: tuple[Outcome, Path], name: str):
+    assert (finished[1] / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("inner", ["", "model.safetensors"], ids=["folder", "file"])
+def test_evaluate_prints_what_the_run_measured(
+    finished: tuple[Outcome, Path], command: Command, inner: str
+):
+    measured = re.findall(r"([\d.]+) % after the last epoch", finished[0].out)
+    outcome = command("evaluate", finished[1] / inner)
+    assert outcome.exit_code == 0
+    assert outcome.out.startswith(f"accuracy {measured[0]} %")
+
+
+def test_report_is_written_again(finished: tuple[Outcome, Path], command: Command):
+    before = (finished[1] / "report.html").read_text()
+    (finished[1] / "report.html").unlink()
+    assert command("report", finished[1]).exit_code == 0
+    assert (finished[1] / "report.html").read_text() == before
+
+
+def test_summary_prints_the_totals(command: Command):
+    out = command("summary", "notebook").out
+    assert re.search(r"conv3:16 +16 x 26 x 26 +176 +97,344\n", out)
+    assert re.search(r"in all +19,664 +3,876,224\n", out)
+
+
+def test_presets_are_listed_with_what_they_are_for(command: Command):
+    out = command("presets").out
+    for name, make in PRESETS.items():
+        assert re.search(rf"^{re.escape(name)} .*\w", out, re.MULTILINE)
+        assert (make.__doc__ or "").splitlines()[0] in out
+
+
+def test_data_says_where_the_files_are(command: Command, mnist: Mnist):
+    out = command("data").out
+    assert out.count("verified") == 4
+    assert all(Path(line.split()[-1]).is_file() for line in out.splitlines())
+
+
+def test_reader_that_has_enough_is_no_error():
+    with subprocess.Popen([TINYDIGITS, "presets"], stdout=subprocess.PIPE, stderr=-1) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+
+
+def test_version_of_the_package_is_that_of_the_project():
+    import tinydigits
+
+    text = Path(__file__).parents[1].joinpath("pyproject.toml").read_text()
+    assert f'version = "{tinydigits.__version__}"' in text
+
+
+def test_names_at_the_top_of_the_package_are_all_there():
+    import tinydigits
+
+    for name in tinydigits.__all__:
+        assert getattr(tinydigits, name).__name__ == name
