@@ -207,7 +207,7 @@ def interrupt(number: int, frame: FrameType | None) -> Any:
 def extras() -> set[str]:
     """The modules that extras install."""
     lines = [line for line in requires("tinydigits") or [] if "extra ==" in line]
-    return {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
+    return {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines} - {"tinydigits"}
 
 
 def say(message: str) -> None:

@@ -102,11 +102,10 @@ def table(studies: list[dict[str, Any]]) -> str:
 
 def figure(studies: list[dict[str, Any]]) -> Figure:
     """Accuracy against parameters, ours with error bars (one sd), others' as labelled points."""
-    from matplotlib.figure import Figure
-
     from tinydigits.model import summarise
+    from tinydigits.pictures import Picture
 
-    drawing = Figure(figsize=(8, 5), layout="constrained")
+    drawing = Picture(8, 5)
     axes = drawing.subplots()
     for study in studies:
         numbers = study["statistics"]

@@ -22,7 +22,7 @@ from tinydigits.evaluation import Evaluation, evaluate
 from tinydigits.files import Failure, read_json, reason, write_atomically
 from tinydigits.machine import use_threads
 from tinydigits.model import load_model
-from tinydigits.training import split
+from tinydigits.training import read_config, split
 
 GALLERY = 100
 """The most misread digits that are shown."""
@@ -110,10 +110,10 @@ def rewrite_report(folder: Path) -> Path:
         The path of report.html.
 
     Raises:
-        Misuse: the run is not finished, or its configuration is impossible.
+        Misuse: there is no finished run in `folder`.
         Failure: a file is missing, damaged or of another run, or the folder cannot be written.
     """
-    config = Config.from_json(read_json(folder / "config.json"))
+    config = read_config(folder)
     model = load_model(folder)
     summary = read_json(folder / "summary.json")
     weights = (folder / "model.safetensors").read_bytes()

@@ -181,22 +181,12 @@ def averaged(model: Network, keep: float) -> AveragedModel:
     It keeps less at first, so that the random start is forgotten at once.
     """
 
-    def update(average: list[torch.Tensor], current: list[torch.Tensor], steps: torch.Tensor):
-        if average[0].is_floating_point():
-            share = max(1 - keep, 9 / (10 + int(steps)))
-            torch._foreach_lerp_(average, current, share)
-        else:  # BatchNorm's count of batches
-            torch._foreach_copy_(average, current)
+    def update(average: torch.Tensor, current: torch.Tensor, steps: torch.Tensor | int):
+        if not average.is_floating_point():  # BatchNorm's count of batches
+            return current
+        return average.lerp(current, max(1 - keep, 9 / (10 + int(steps))))
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-
-
-def split(mnist: Mnist, config: Config) -> Mnist:
-    """The digits that a run trains on, and those that it reports on in place of the test set."""
-    if not config.validation:
-        return mnist
-    images, labels = mnist.train_images, mnist.train_labels
-    return Mnist(images[:-HELD_OUT], labels[:-HELD_OUT], images[-HELD_OUT:], labels[-HELD_OUT:])
+    return AveragedModel(model, avg_fn=update, use_buffers=True)
 
 
 # ---------------------------------------------------------------------------------- the loop
