@@ -175,6 +175,14 @@ def prepare(folder: Path, config: Config) -> Run:
     )
 
 
+def split(mnist: Mnist, config: Config) -> Mnist:
+    """The digits that a run trains on, and those that it reports on in place of the test set."""
+    if not config.validation:
+        return mnist
+    images, labels = mnist.train_images, mnist.train_labels
+    return Mnist(images[:-HELD_OUT], labels[:-HELD_OUT], images[-HELD_OUT:], labels[-HELD_OUT:])
+
+
 def averaged(model: Network, keep: float) -> AveragedModel:
     """An exponential average of weights and BatchNorm statistics, updated after each step.
 
