@@ -95,7 +95,7 @@ def certify(
             results = Parallel()(
                 delayed(train_seed)(dataclasses.replace(config, seed=seed)) for seed in of_round
             )
-            for row, weights in results:  # pyright: ignore[reportOptionalIterable]
+            for row, weights in results:  # pyright: ignore[reportGeneralTypeIssues]
                 done.append(row)
                 if row["seed"] == 0:
                     write_atomically(folder / f"{name}.safetensors", weights)
