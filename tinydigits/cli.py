@@ -160,7 +160,43 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
 
         print(f"Wrote {' and '.join(map(str, write_ladder(results, readme)))}")
 
-    listed = (train, evaluate, report, summary, presets, data, certify, ladder)
+    def benchmark(
+        recipes: Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET")] = (),
+        results: Path = Path("results"),
+        rounds: int = 5,
+        threads: int = 0,
+        out: Path | None = None,
+    ) -> None:
+        """Time the training of presets against the notebook's literal recipe, interleaved.
+
+        Args:
+            recipes: The presets to time; by default all of them.
+            results: The folder with what certify wrote: who reaches 99.4 % on average.
+            rounds: How often each gets its turn; the median counts.
+            threads: CPU threads for all of them, 0 for one per core.
+            out: A file for the figures, as JSON.
+        """
+        from tinydigits.benchmark import benchmark
+        from tinydigits.files import write_json
+
+        timed = benchmark(recipes or tuple(PRESETS), results, rounds=rounds, threads=threads)
+        print(f"{timed['processor']}, {timed['threads']} threads; the data took ", end="")
+        print(f"{timed['seconds_to_load']:.1f} s to load, which is not counted below")
+        print(
+            "preset      arithmetic   s per epoch   times as fast   epochs   s in all   over 99.4 %"
+        )
+        for name, row in timed["presets"].items():
+            mean = row["certified_mean"]
+            reaches = "not certified" if mean is None else "no" if mean <= timed["goal"] else "yes"
+            print(
+                f"{name:12}{row['precision']:10}{row['seconds_per_epoch']:14.2f}"
+                f"{row['times_as_fast']:16.2f}{row['epochs']:9}{row['seconds']:11.1f}"
+                f"   {reaches}, 1/{1 / row['share_of_literal']:.0f} of the literal recipe's time"
+            )
+        if out is not None:
+            write_json(out, timed)
+
+    listed = (train, evaluate, report, summary, presets, data, certify, ladder, benchmark)
     return {command.__name__: command for command in listed}
 
 

@@ -238,33 +238,51 @@ def epochs(run: Run) -> Iterator[dict[str, Any]]:
 
 def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     """One pass over the training digits: mean loss and accuracy (%) as they went by."""
-    model, optimizer, config = run.model, run.optimizer, run.config
-    precision = choose_precision(config, run.device)
+    config = run.config
     total_loss = torch.zeros((), device=run.device)
     total_right = torch.zeros((), device=run.device)
-    model.train()
+    run.model.train()
     batches = shuffled_batches(run.train_digits, config.batch_size, config.seed, epoch)
     steps_before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
-    augmented = config.rotation or config.scale or config.shear or config.shift
-    for step, (images, labels) in enumerate(
-        tqdm(batches, f"epoch {epoch}", leave=False, disable=None), steps_before + 1
-    ):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step / steps)
-        if augmented and step <= (1 - config.plain_end) * steps:
-            images = distort(images, config)
-        optimizer.zero_grad()
-        with torch.autocast(run.device.type, precision, enabled=precision != torch.float32):
-            log_probs = model(images)
-        loss = F.nll_loss(log_probs, labels)
-        loss.backward()
-        optimizer.step()
-        if run.average is not None:
-            run.average.update_parameters(model)
-        total_loss += loss.detach() * len(labels)
+    bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None)
+    for step, (images, labels) in enumerate(bar, steps_before + 1):
+        loss, log_probs = train_step(run, images, labels, progress=step / steps)
+        total_loss += loss * len(labels)
         total_right += (log_probs.argmax(1) == labels).sum()
     n = len(run.train_digits)
     return total_loss.item() / n, 100 * total_right.item() / n
+
+
+def train_step(
+    run: Run, images: torch.Tensor, labels: torch.Tensor, progress: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One update of the weights.
+
+    Args:
+        run: what is trained.
+        images: normalised, (B, 1, 28, 28).
+        labels: int64 (B,).
+        progress: the share of all steps that is done after this one.
+
+    Returns:
+        The mean loss of the batch and its log-probabilities (B, 10), from before the update.
+    """
+    config = run.config
+    augmented = config.rotation or config.scale or config.shear or config.shift
+    if augmented and progress <= 1 - config.plain_end:
+        images = distort(images, config)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(config, progress)
+    precision = choose_precision(config, run.device)
+    run.optimizer.zero_grad()
+    with torch.autocast(run.device.type, precision, enabled=precision != torch.float32):
+        log_probs = run.model(images)
+    loss = F.nll_loss(log_probs, labels)
+    loss.backward()
+    run.optimizer.step()
+    if run.average is not None:
+        run.average.update_parameters(run.model)
+    return loss.detach(), log_probs.detach()
 
 
 def learning_rate(config: Config, progress: float) -> float:
