@@ -193,7 +193,7 @@ def test_impossible_configuration_is_refused_by_name(
     path = half_run / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     outcome = resume(command, half_run)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     assert name in outcome.sentence
 
 

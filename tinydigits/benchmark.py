@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from tinydigits.config import preset
 from tinydigits.data import shuffled_batches

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from joblib import Parallel, delayed, parallel_config
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from tinydigits.config import CLAIMS, Config, preset
 from tinydigits.files import Misuse, read_json, write_atomically, write_json

@@ -207,7 +207,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     for centre in centres[~there]:
         upper.axvspan(centre - 0.5 / bins, centre + 0.5 / bins, color="#f4f4f4", linewidth=0)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
-    upper.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    upper.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
 
     lower.bar(centres, digits, width=0.9 / bins, color=BLUE)
     lower.set(yscale="log", ylim=(0.5, digits.max() * 4), ylabel="digits")
