@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from tinydigits import Config, Failure, Misuse, Mnist, build_model, load_model, preset, training
 from tinydigits.data import normalise
+from tinydigits.muon import Muon, orthogonalise
 
 SMALL = Config(
     layers=("pool", "conv3:4", "conv1:4"),
@@ -101,15 +102,13 @@ def test_plain_run_trains_on_all_digits_and_reports_on_the_test_set(few: Mnist, 
 
 
 def test_constant_rate_stays():
-    assert training.learning_rate(SMALL, 0.01) == training.learning_rate(SMALL, 1) == 0.1
+    assert training.schedule(SMALL, 0.01) == training.schedule(SMALL, 1) == 1
 
 
-@pytest.mark.parametrize(
-    ("progress", "rate"), [(0.1, 0.04), (0.25, 0.1), (0.5, 0.1 * 2 / 3), (1.0, 0.0)]
-)
-def test_one_cycle_climbs_and_falls_along_straight_lines(progress: float, rate: float):
+@pytest.mark.parametrize(("progress", "share"), [(0.1, 0.4), (0.25, 1.0), (0.5, 2 / 3), (1.0, 0.0)])
+def test_one_cycle_climbs_and_falls_along_straight_lines(progress: float, share: float):
     config = dataclasses.replace(SMALL, schedule="one-cycle", warm_up=0.25)
-    assert training.learning_rate(config, progress) == pytest.approx(rate)
+    assert training.schedule(config, progress) == pytest.approx(share)
 
 
 # ----------------------------------------------------------------------------- the run folder
@@ -260,3 +259,42 @@ def test_moved_run_can_be_resumed(few: Mnist, tmp_path: Path):
     training.complete(training.resume(tmp_path / "new"))
     assert (tmp_path / "new" / "model.safetensors").exists()
     assert not (tmp_path / "old").exists()
+
+
+def test_muon_takes_steps_of_the_same_size_in_every_direction():
+    matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    matrix[1] = matrix[0] + 0.01 * matrix[1]  # all but parallel to another row
+    for tall_or_wide in (matrix, matrix.T):
+        sizes = torch.linalg.svdvals(orthogonalise(tall_or_wide))
+        assert sizes.min() > 0.3
+        assert sizes.max() < 1.3
+
+
+def test_muon_trains_the_inner_convolutions_and_sgd_the_rest():
+    config = dataclasses.replace(preset("classic"), muon_rate=0.02)
+    model = build_model(config)
+    sgd, muon = training.build_optimizer(model, config).param_groups
+    assert [tuple(w.shape[:2]) for w in muon["params"]] == [(32, 16), (16, 32), (32, 16), (32, 32)]
+    counted = sum(w.numel() for group in (sgd, muon) for w in group["params"])
+    assert counted == 19_664
+    assert (sgd["lr"], muon["lr"]) == (config.learning_rate, 0.02)
+
+
+def test_without_orthogonal_groups_muon_is_nesterov_sgd():
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    group = {"params": list(ours.parameters()), "lr": 0.1, "weight_decay": 0.01}
+    optimizers = [
+        Muon([{**group, "orthogonal": False}], momentum=0.9),
+        torch.optim.SGD(
+            theirs.parameters(), lr=0.1, weight_decay=0.01, momentum=0.9, nesterov=True
+        ),
+    ]
+    for _ in range(5):
+        x = torch.randn(7, 5)
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)

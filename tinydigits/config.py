@@ -52,8 +52,11 @@ class Config:
     nesterov: bool = False
     """Look ahead along the momentum before each step (Nesterov 1983)."""
 
+    muon_rate: float = 0.0
+    """Step size of Muon, which then trains the convolutions inside the network; 0: SGD does."""
+
     weight_decay: float = 0.0
-    """Share of the weights, times the learning rate, that each step takes away."""
+    """Share of the weights that SGD, times its learning rate, takes away at each step."""
 
     schedule: Schedule = "constant"
     """one-cycle: the learning rate climbs from 0 in the warm-up, then falls straight to 0."""
@@ -113,6 +116,7 @@ class Config:
         require_number(self, "learning_rate", above=0)
         for name in ("dropout", "momentum", "warm_up", "scale", "shear", "averaging"):
             require_number(self, name, minimum=0, below=1)
+        require_number(self, "muon_rate", minimum=0)
         for name, maximum in (("weight_decay", 1), ("plain_end", 1), ("rotation", 180)):
             require_number(self, name, minimum=0, maximum=maximum)
         require_number(self, "shift", minimum=0, maximum=14)
@@ -136,6 +140,8 @@ class Config:
                 raise Misuse(f"{name} must be a Path, not {getattr(self, name)!r}.")
         if self.nesterov and self.momentum == 0:
             raise Misuse("nesterov needs a momentum above 0: it looks ahead along it.")
+        if self.muon_rate and not self.nesterov:
+            raise Misuse("muon_rate needs nesterov, for Muon looks ahead along its momentum.")
         parse_layers(self.layers)
 
     def to_json(self) -> dict[str, Any]:
@@ -285,7 +291,14 @@ def improved(name: str, layers: str, **changes: Any) -> Config:
 
 def classic() -> Config:
     """The notebook's network, to the parameter, with a better recipe: what `train` trains."""
-    return improved("classic", "conv3:16 conv3:32 pool conv1:16 conv3:32 conv3:32")
+    return improved(
+        "classic",
+        "conv3:16 conv3:32 pool conv1:16 conv3:32 conv3:32",
+        batch_size=64,
+        learning_rate=0.4,
+        weight_decay=2e-5,
+        plain_end=0.1,
+    )
 
 
 PRESETS: dict[str, Callable[[], Config]] = {make.__name__: make for make in (notebook, classic)}

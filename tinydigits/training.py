@@ -37,6 +37,7 @@ from tinydigits.files import (
 )
 from tinydigits.machine import choose_device, choose_precision, describe_machine, use_threads
 from tinydigits.model import Network, build_model, count_parameters, save_model, summarise
+from tinydigits.muon import Muon
 
 ACCURACY_GOAL = 99.4
 """Percent that must be exceeded. This and the next two are the goals of the notebook."""
@@ -164,13 +165,7 @@ def prepare(folder: Path, config: Config) -> Run:
         labels=mnist.test_labels,
         model=model,
         average=averaged(model, config.averaging) if config.averaging else None,
-        optimizer=torch.optim.SGD(
-            model.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-        ),
+        optimizer=build_optimizer(model, config),
         history=[],
     )
 
@@ -181,6 +176,26 @@ def split(mnist: Mnist, config: Config) -> Mnist:
         return mnist
     images, labels = mnist.train_images, mnist.train_labels
     return Mnist(images[:-HELD_OUT], labels[:-HELD_OUT], images[-HELD_OUT:], labels[-HELD_OUT:])
+
+
+def build_optimizer(model: Network, config: Config) -> torch.optim.Optimizer:
+    """SGD for all weights, or Muon for the convolutions between the first layer and the classes.
+
+    `initial_lr` is the rate that the schedule scales.
+    """
+    inner = [
+        module.weight
+        for module in model.features[1:].modules()
+        if isinstance(module, torch.nn.Conv2d) and module.groups == 1 and config.muon_rate
+    ]
+    rest = [weight for weight in model.parameters() if all(weight is not w for w in inner)]
+    sgd: dict[str, Any] = {"params": rest, "weight_decay": config.weight_decay}
+    sgd["lr"] = sgd["initial_lr"] = config.learning_rate
+    if not inner:
+        return torch.optim.SGD([sgd], momentum=config.momentum, nesterov=config.nesterov)
+    muon: dict[str, Any] = {"params": inner, "weight_decay": 0.0, "orthogonal": True}
+    muon["lr"] = muon["initial_lr"] = config.muon_rate
+    return Muon([{**sgd, "orthogonal": False}, muon], config.momentum)
 
 
 def averaged(model: Network, keep: float) -> AveragedModel:
@@ -272,7 +287,7 @@ def train_step(
     if augmented and progress <= 1 - config.plain_end:
         images = distort(images, config)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(config, progress)
+        group["lr"] = group["initial_lr"] * schedule(config, progress)
     precision = choose_precision(config, run.device)
     run.optimizer.zero_grad()
     with torch.autocast(run.device.type, precision, enabled=precision != torch.float32):
@@ -285,17 +300,17 @@ def train_step(
     return loss.detach(), log_probs.detach()
 
 
-def learning_rate(config: Config, progress: float) -> float:
-    """The step size when `progress`, above 0 to 1, of all steps is done.
+def schedule(config: Config, progress: float) -> float:
+    """The share, 0 to 1, of the full step size when `progress`, above 0 to 1, of the steps is done.
 
     One cycle is a straight climb and a straight fall (Smith and Topin 2018,
     "Super-Convergence"): large steps early to get far, vanishing ones at the end to settle.
     """
     if config.schedule == "constant":
-        return config.learning_rate
+        return 1.0
     if progress < config.warm_up:
-        return config.learning_rate * progress / config.warm_up
-    return config.learning_rate * (1 - progress) / (1 - config.warm_up)
+        return progress / config.warm_up
+    return (1 - progress) / (1 - config.warm_up)
 
 
 # ----------------------------------------------------------------------------- the run folder
