@@ -150,11 +150,11 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
             sys.exit(1)
 
     def ladder(results: Path = Path("results"), readme: Path = Path("README.md")) -> None:
-        """Write the table of certified accuracies into the README, and its figure beside it.
+        """Write the tables of the documents, and the figure, from the certified results.
 
         Args:
             results: The folder with what certify wrote.
-            readme: The file whose table is replaced; the figure goes to docs/ladder.png next to it.
+            readme: The README whose table is replaced; the other documents are in docs/ beside it.
         """
         from tinydigits.ladder import write_ladder
 

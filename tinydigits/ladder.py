@@ -1,4 +1,4 @@
-"""The ladder of presets, from the certified results: the table of the README and its figure."""
+"""The documents' tables and their figure, from the files in results/."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from tinydigits.files import Failure, read_json, reason, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BEGIN, END = "<!-- ladder: begin -->", "<!-- ladder: end -->"
 
 ANCHORS = (
     # label, trainable parameters, accuracy (%), how it was measured and where it was read
@@ -31,25 +29,34 @@ ANCHORS = (
 
 
 def write_ladder(results: Path, readme: Path) -> list[Path]:
-    """Put the table between the marks of `readme` and the figure into docs/ladder.png beside it.
+    """Write the ladder into `readme`, and the lab notebook's table and the figure into docs/.
 
     Returns:
-        The paths of the two files.
+        The paths of the three files.
 
     Raises:
-        Failure: there are no results, or `readme` has no marks.
+        Failure: there are no results, or a document lacks the marks around its table.
     """
     from tinydigits.pictures import save
 
     studies = read_studies(results)
+    docs = readme.parent / "docs"
+    tables = {
+        readme: ("ladder", table(studies)),
+        docs / "lab-notebook.md": ("probes", probes_table(results / "probes.json")),
+    }
+    for path, (name, rows) in tables.items():
+        write_atomically(path, replace_table(read_text(path), name, rows))
+    save(figure(studies), docs / "ladder.png")
+    return [*tables, docs / "ladder.png"]
+
+
+def read_text(path: Path) -> str:
+    """The text of a document; Failure if it cannot be read."""
     try:
-        text = readme.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Failure(f"Cannot read {readme}: {reason(error)}.") from error
-    write_atomically(readme, replace_table(text, table(studies)))
-    picture = readme.parent / "docs" / "ladder.png"
-    save(figure(studies), picture)
-    return [readme, picture]
+        raise Failure(f"Cannot read {path}: {reason(error)}.") from error
 
 
 def read_studies(results: Path) -> list[dict[str, Any]]:
@@ -61,13 +68,34 @@ def read_studies(results: Path) -> list[dict[str, Any]]:
     return studies
 
 
-def replace_table(text: str, table: str) -> str:
-    """`text` with what stands between the two marks replaced by `table`."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replace_table(text: str, name: str, table: str) -> str:
+    """`text` with what stands between the two marks of that name replaced by `table`."""
+    marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise Failure(f"The README needs the lines {BEGIN} and {END} around its table.")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+        raise Failure(f"The document needs the lines {' and '.join(marks)} around its table.")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def probes_table(path: Path) -> str:
+    """The single runs that a recipe was tuned by, as a Markdown table, the larger networks first.
+
+    Accuracies (%) are those of the held-out digits, of the last weights and of averaged ones.
+    """
+    lines = [
+        "| parameters | layers | epochs | changed | loss | last | averaged |",
+        "|--:|---|--:|---|--:|--:|--:|",
+    ]
+    for probe in sorted(read_json(path)["probes"], key=lambda probe: -probe["parameters"]):
+        changed = ", ".join(f"{name} {value}" for name, value in probe["changes"].items())
+        averaged = probe["averaged_accuracy"]
+        lines.append(
+            f"| {probe['parameters']:,} | {' '.join(probe['layers'])} | {probe['epochs']} "
+            f"| {changed} | {probe['loss']:.4f} | {probe['accuracy']:.2f} "
+            f"| {'' if averaged is None else f'{averaged:.2f}'} |"
+        )
+    return "\n".join(lines)
 
 
 def table(studies: list[dict[str, Any]]) -> str:
@@ -75,27 +103,24 @@ def table(studies: list[dict[str, Any]]) -> str:
     from tinydigits.model import summarise
 
     lines = [
-        "| preset | parameters | MACs | epochs | accuracy %, mean ± sd (n) | lowest | over 99.4 % "
-        "| s per seed |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| preset | parameters | MACs | epochs | accuracy %, mean ± sd (n) | lowest "
+        "| over 99.4 % |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for study in studies:
         numbers = study["statistics"]
         stages = summarise(preset(study["preset"]))
-        seconds = sorted(row["seconds"] for row in study["seeds"])[len(study["seeds"]) // 2]
         lines.append(
             f"| `{study['preset']}` | {sum(stage.parameters for stage in stages):,} "
             f"| {sum(stage.macs for stage in stages):,} | {study['config']['epochs']} "
             f"| {numbers['mean']:.3f} ± {numbers['sd']:.3f} ({numbers['n']}) "
-            f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} "
-            f"| {seconds:.0f} |"
+            f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
     machine = studies[-1]
     lines.append("")
     lines.append(
         f"Test set, float32, last epoch, seeds 0 to n - 1, none left out. {machine['processor']}, "
-        f"{machine['threads_per_seed']} thread a seed, PyTorch {machine['versions']['torch']}; "
-        "s per seed is the median time of the training passes."
+        f"{machine['threads_per_seed']} thread a seed, PyTorch {machine['versions']['torch']}."
     )
     return "\n".join(lines)
 
