@@ -112,7 +112,8 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome
             main([str(argument) for argument in arguments])
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
-        return Outcome(exit_code, *capfd.readouterr())
+        said = capfd.readouterr()
+        return Outcome(exit_code, said.out, said.err)
 
     yield call
     signal.signal(signal.SIGTERM, handler)
