@@ -301,9 +301,28 @@ def classic() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {make.__name__: make for make in (notebook, classic)}
+def sprint() -> Config:
+    """A network of under 20,000 parameters that is trained in a single epoch."""
+    return improved(
+        "sprint",
+        "conv3:8 conv3:12 pool conv3:20 conv3:22 conv3:26 conv3:28",
+        epochs=1,
+        batch_size=32,
+        learning_rate=0.1,
+        muon_rate=0.05,
+        rotation=0,
+        scale=0,
+        shear=0,
+        shift=0,
+        averaging=0.99,
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    make.__name__: make for make in (notebook, classic, sprint)
+}
 DEFAULT_PRESET = "classic"
-CLAIMS = {"classic": 99.50}
+CLAIMS = {"classic": 99.50, "sprint": 99.30}
 """The mean accuracy on the test set, in percent, that a preset claims to reach."""
 
 
