@@ -1,4 +1,7 @@
 import dataclasses
+import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +9,21 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from tinydigits import Failure, Misuse, build_model, load_model, preset, summarise
+from tinydigits import (
+    Failure,
+    Misuse,
+    Mnist,
+    build_model,
+    evaluate,
+    load_model,
+    preset,
+    summarise,
+)
 from tinydigits.config import parse_layers
+from tinydigits.model import SHIPPED as SHIPPED_FOLDER
 from tinydigits.model import Network, count_parameters, save_model
+
+ROOT = Path(__file__).parents[1]
 
 NOTEBOOK = preset("notebook")
 NARROW = dataclasses.replace(
@@ -189,3 +204,27 @@ def test_weights_that_do_not_fit_the_header_are_refused(tmp_path, layers: str):
     save_file({"classes.weight": np.zeros((10, 9, 1, 1), np.float32)}, path, {"tinydigits": layers})
     with pytest.raises(Failure, match="do not fit the network that its header names"):
         load_model(path)
+
+
+SHIPPED = sorted(path.stem for path in SHIPPED_FOLDER.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_those_of_the_certified_seed_0(name: str):
+    study = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    weights = (SHIPPED_FOLDER / f"{name}.safetensors").read_bytes()
+    assert study["seeds"][0]["seed"] == 0
+    assert study["seeds"][0]["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_network_is_as_accurate_as_certified(name: str, mnist: Mnist):
+    study = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    result = evaluate(load_model(name), mnist.test_images, mnist.test_labels)
+    # Another processor rounds otherwise, which can turn a digit or two.
+    assert result.accuracy == pytest.approx(study["seeds"][0]["accuracy"], abs=0.02)
+
+
+def test_shipped_weights_take_little_space():
+    assert SHIPPED
+    assert sum(path.stat().st_size for path in SHIPPED_FOLDER.glob("*.safetensors")) < 500_000

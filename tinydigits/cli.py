@@ -54,7 +54,7 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         """Measure a trained network on the 10,000 test digits.
 
         Args:
-            model: A run folder or a .safetensors file.
+            model: A run folder, a .safetensors file, or a preset whose weights come along.
             data: A folder that holds the MNIST files; by default they are found or fetched.
         """
         from tinydigits.data import load_mnist

@@ -23,10 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tinydigits.config import Config, parse_layers
+from tinydigits.config import PRESETS, Config, parse_layers
 from tinydigits.files import Failure, Misuse, reason, write_atomically
 
 CLASSES = 10
+SHIPPED = Path(__file__).parent / "weights"
+"""The networks that come with the package, one file per preset."""
 
 
 class Network(nn.Module):
@@ -142,7 +144,8 @@ def load_model(name_or_path: str | Path) -> Network:
     """Load a trained network, in eval mode, on the CPU.
 
     Args:
-        name_or_path: a run folder or a .safetensors file that tinydigits wrote.
+        name_or_path: a preset whose weights come with the package (those of its certified seed
+            0), a run folder, or a .safetensors file that tinydigits wrote.
 
     Returns:
         A module from normalised images (B, 1, 28, 28) to log-probabilities (B, 10).
@@ -154,6 +157,9 @@ def load_model(name_or_path: str | Path) -> Network:
     from safetensors import SafetensorError, safe_open
 
     path = Path(name_or_path).expanduser()
+    shipped = SHIPPED / f"{name_or_path}.safetensors"
+    if str(name_or_path) in PRESETS and not path.exists() and shipped.exists():
+        path = shipped
     if path.is_dir():
         path = path / "model.safetensors"
         if not path.exists():
@@ -162,7 +168,11 @@ def load_model(name_or_path: str | Path) -> Network:
                 f"this one with: tinydigits train --resume {path.parent}"
             )
     if not path.exists():
-        raise Misuse(f"There is no model {path}: name a run folder or a .safetensors file.")
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
+        raise Misuse(
+            f"There is no model {path}: name a run folder, a .safetensors file, or one of the "
+            f"networks that come with the package ({known})."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             layers = (file.metadata() or {}).get("tinydigits")
