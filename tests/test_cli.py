@@ -99,6 +99,13 @@ def test_help_answers_in_under_half_a_second():
         (["train", "--learning-rate", "-1"], "learning_rate must be a number above 0, not -1.0"),
         (["train", "--layers", "conv3:4", "dense"], "'dense' is not a layer"),
         (["train", "--resume", "run", "--epochs", "3"], "--resume takes a run folder and nothing"),
+        (["train", "--resume=run", "--epochs", "3"], "--resume takes a run folder and nothing"),
+        (["train", "--epochs", "3", "notebook"], "Name the preset first: tinydigits train note"),
+        (["train", "--epochs", "3", "bestest"], "There is no preset 'bestest'"),
+        (["train", "--threads", "99999999999"], "threads must be below 1,025"),
+        (["train", "--batch-size", "9" * 30], "batch_size must be below 60,001"),
+        (["train", "--layers", "conv7:9999", "conv7:9999"], "over 10,000,000 weights"),
+        (["benchmark", "--rounds", "0"], "benchmark needs at least 1 round"),
         (["data", "--data", "/nowhere"], "The data folder /nowhere is not a folder"),
     ],
 )
@@ -146,7 +153,7 @@ main(sys.argv[1:])
 def test_command_without_its_extra_names_the_install_command(tmp_path: Path, words: str):
     outcome = run(sys.executable, "-c", WITHOUT_EXTRA, *words.split(), cwd=tmp_path)
     assert outcome.exit_code == 1
-    assert outcome.sentence.endswith("pip install 'tinydigits[train]'")
+    assert outcome.sentence.endswith("pip install -c constraints.txt '.[train]'")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,6 +241,23 @@ def test_reader_that_has_enough_is_no_error():
         process.stdout.close()
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
+
+
+def test_training_that_nobody_reads_stops_and_says_how_to_go_on(tmp_path: Path):
+    words = [TINYDIGITS, "train", *TINY, "--out", tmp_path / "run"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"go on with: tinydigits train --resume {tmp_path / 'run'}" in err.decode()
+    assert err.count(b"\n") == 1
+
+
+def test_version_is_printed(command: Command):
+    import tinydigits
+
+    assert command("--version").out == f"{tinydigits.__version__}\n"
 
 
 def test_version_of_the_package_is_that_of_the_project():

@@ -218,6 +218,14 @@ def test_cached_copy_is_used(cache: Path, gzipped: bool):
     assert {name: raw for name, (raw, _) in find_files().items()} == SMALL
 
 
+def test_intact_copy_beside_a_damaged_one_is_used(cache: Path):
+    cache.mkdir(parents=True, exist_ok=True)
+    for name, raw in SMALL.items():
+        (cache / name).write_bytes(b"damaged")
+        (cache / f"{name}.gz").write_bytes(gzip.compress(raw))
+    assert {name: raw for name, (raw, _) in find_files().items()} == SMALL
+
+
 def test_cache_is_laid_out_as_by_torchvision():
     assert data.cache_folder().parts[-2:] == ("MNIST", "raw")
 

@@ -18,7 +18,8 @@ import torch
 from conftest import TINY, TINYDIGITS, Outcome, child, run
 from safetensors.numpy import save_file
 
-from tinydigits import Config, Mnist, training
+from tinydigits import Config, Misuse, Mnist, build_model, training
+from tinydigits.model import save_model
 
 slow = pytest.mark.slow
 Command = Callable[..., Outcome]
@@ -149,6 +150,23 @@ def test_resuming_sweeps_up_what_a_killed_process_left(half_run: Path, command: 
     command("train", "--resume", half_run)
     assert not old.exists()
     assert young.exists()  # another process may still be writing it
+
+
+def test_folder_that_is_being_trained_in_is_left_alone(few: Mnist, tmp_path: Path):
+    config = Config(layers=("pool", "conv3:4"), epochs=2, threads=1, out=tmp_path / "run")
+    run = training.start(config)
+    with pytest.raises(Misuse, match="Another process is training"):
+        training.resume(tmp_path / "run")
+    training.complete(run)
+    assert len(training.resume(tmp_path / "run").history) == 2
+
+
+def test_checkpoint_of_other_options_is_refused(half_run: Path, command: Command):
+    config = json.loads((half_run / "config.json").read_text())
+    (half_run / "config.json").write_text(json.dumps(config | {"learning_rate": 0.02}))
+    outcome = command("train", "--resume", half_run)
+    assert outcome.exit_code == 1
+    assert "made with other options" in outcome.sentence
 
 
 # ------------------------------------------------------------------------- damaged run folders
@@ -292,7 +310,7 @@ def test_loss_that_is_no_number_is_one_sentence(
     outcome = command("train", *TINY, *options, "--out", tmp_path / "run")
     assert outcome.exit_code == 1
     assert "The loss became nan in epoch 1: lower the learning rate" in outcome.sentence
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert [path.name for path in (tmp_path / "run").glob("[!.]*")] == ["config.json"]
 
 
 # -------------------------------------------------------------------------------- model files
@@ -322,6 +340,16 @@ def test_model_of_another_shape_is_one_sentence(command: Command, tmp_path: Path
     outcome = command("evaluate", path)
     assert outcome.exit_code == 1
     assert f"The weights in {path} do not fit" in outcome.sentence
+
+
+def test_model_that_is_not_finite_is_one_sentence(command: Command, tmp_path: Path):
+    config = Config(layers=("conv3:2",))
+    model = build_model(config)
+    torch.nn.init.constant_(model.classes.weight, torch.nan)
+    save_model(tmp_path / "model.safetensors", model, config)
+    outcome = command("evaluate", tmp_path)
+    assert outcome.exit_code == 1
+    assert "are not all finite" in outcome.sentence
 
 
 def test_model_that_is_not_there_is_one_sentence(command: Command, tmp_path: Path):

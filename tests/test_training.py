@@ -117,7 +117,7 @@ def test_one_cycle_climbs_and_falls_along_straight_lines(progress: float, share:
 
 def test_run_folder_holds_what_a_run_leaves(few: Mnist, tmp_path: Path):
     summary_of(SMALL, tmp_path / "run")
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+    names = {path.name for path in (tmp_path / "run").glob("[!.]*")}
     files = {"config.json", "metrics.csv", "summary.json", "model.safetensors", "checkpoint.pt"}
     assert names == files
 
@@ -254,8 +254,7 @@ def test_resuming_a_finished_run_changes_no_weights(few: Mnist, tmp_path: Path):
 
 
 def test_moved_run_can_be_resumed(few: Mnist, tmp_path: Path):
-    run = training.start(dataclasses.replace(SMALL, out=tmp_path / "old"))
-    next(training.epochs(run))
+    next(training.epochs(training.start(dataclasses.replace(SMALL, out=tmp_path / "old"))))
     (tmp_path / "old").rename(tmp_path / "new")
     training.complete(training.resume(tmp_path / "new"))
     assert (tmp_path / "new" / "model.safetensors").exists()

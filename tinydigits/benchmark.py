@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tinydigits.config import preset
 from tinydigits.data import shuffled_batches
-from tinydigits.files import read_json
+from tinydigits.files import Misuse, read_json
 from tinydigits.machine import choose_precision, describe_machine
 from tinydigits.training import ACCURACY_GOAL, Run, prepare, train_step
 
@@ -37,7 +37,12 @@ def benchmark(
         and, for those whose certified mean is over 99.4 %, the seconds of their whole training
         and its share of the literal recipe's; beside that what was reported separately: loading
         of the data, and the machine.
+
+    Raises:
+        Misuse: there is no such preset, or nothing to measure.
     """
+    if rounds < 1 or steps < 1:
+        raise Misuse("benchmark needs at least 1 round and 1 step.")
     began = time.perf_counter()
     runs: dict[str, Run] = {}
     for name in (LITERAL, *(name for name in names if name != LITERAL)):
@@ -45,7 +50,7 @@ def benchmark(
         runs[name] = prepare(Path(), config)
     loading = (time.perf_counter() - began) / len(runs)
     turns: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in tqdm(range(rounds + 1), "rounds", disable=None):
+    for _ in tqdm(range(rounds + 1), "rounds"):
         for name, run in runs.items():
             turns[name].append(seconds_per_epoch(run, steps))
     epoch = {name: statistics.median(times[1:]) for name, times in turns.items()}  # 1st: warm-up

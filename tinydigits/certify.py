@@ -15,7 +15,7 @@ from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from tinydigits.config import CLAIMS, Config, preset
-from tinydigits.files import Misuse, read_json, write_atomically, write_json
+from tinydigits.files import Failure, Misuse, read_json, write_atomically, write_json
 from tinydigits.machine import choose_device, choose_precision, describe_machine
 from tinydigits.model import save_model
 from tinydigits.training import ACCURACY_GOAL, epochs, prepare, summarise_run
@@ -51,6 +51,7 @@ def certify(
 
     Raises:
         Misuse: the numbers make no sense, or the file is of another configuration.
+        Failure: the file is none of ours.
     """
     if seeds < 2 or jobs < 0:
         raise Misuse("certify needs at least 2 seeds (a spread) and 0 or more jobs.")
@@ -73,6 +74,8 @@ def certify(
     done: list[dict[str, Any]] = []
     if path.exists():
         before = read_json(path)
+        if not isinstance(before, dict) or not isinstance(before.get("seeds"), list):
+            raise Failure(f"{path} does not hold the seeds of a study: remove it to start again.")
         same = ("config", "precision", "device", "threads_per_seed", "processor", "versions")
         if different := [key for key in same if before.get(key) != study[key]]:
             raise Misuse(

@@ -2,10 +2,11 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -40,13 +41,23 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         """
         from tinydigits import training
 
+        if recipe != defaults.name:
+            preset(recipe)  # refuses a name that is none
+            raise Misuse(f"Name the preset first: tinydigits train {recipe} ...")
+        if resume is not None and (config, recipe) != (preset(DEFAULT_PRESET), DEFAULT_PRESET):
+            raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
         run = training.start(config) if resume is None else training.resume(resume)
-        where = f"tinydigits train --resume {run.folder}"
+        where = f"tinydigits train --resume {shlex.quote(str(run.folder))}"
         try:
             training.complete(run)
         except KeyboardInterrupt:
             say(f"Stopped after {len(run.history)} epochs; go on with: {where}")
             raise
+        except BrokenPipeError as error:
+            raise Failure(
+                f"Stopped after {len(run.history)} epochs, because nobody reads the output any "
+                f"more; go on with: {where}"
+            ) from error
 
     def evaluate(
         model: Annotated[Positional[str], arg(metavar="MODEL")], data: Path | None = None
@@ -191,7 +202,7 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
             print(
                 f"{name:12}{row['precision']:10}{row['seconds_per_epoch']:14.2f}"
                 f"{row['times_as_fast']:16.2f}{row['epochs']:9}{row['seconds']:11.1f}"
-                f"   {reaches}, 1/{1 / row['share_of_literal']:.0f} of the literal recipe's time"
+                f"   {reaches}, in {row['share_of_literal']:.1%} of the literal recipe's time"
             )
         if out is not None:
             write_json(out, timed)
@@ -208,8 +219,9 @@ def main(arguments: list[str] | None = None) -> None:
         # The preset decides the defaults that the options show, so it is read before them.
         named = arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-")
         recipe = arguments[1] if named else DEFAULT_PRESET
-        if "--resume" in arguments and len(arguments) > 3:
-            raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
+        if arguments == ["--version"]:
+            print(version("tinydigits"))
+            return
         tyro.extras.subcommand_cli_from_dict(
             commands(preset(recipe)), prog="tinydigits", description=DESCRIPTION, args=arguments
         )
@@ -223,15 +235,16 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in extras():
+        extra = extras().get((error.name or "").split(".")[0])
+        if extra is None:
             raise
         say(
-            f"tinydigits: This command needs {error.name}, which is not installed: "
-            "pip install 'tinydigits[train]'"
+            f"tinydigits: This command needs {error.name}, which is not installed; in a clone of "
+            f"the project: pip install -c constraints.txt '.[{extra}]'"
         )
         sys.exit(1)
     except OSError as error:
-        say(f"tinydigits: {error.filename or 'Something'} cannot be used: {reason(error)}.")
+        say(f"tinydigits: {error.filename or 'The output'} cannot be used: {reason(error)}.")
         sys.exit(1)
 
 
@@ -240,10 +253,13 @@ def interrupt(number: int, frame: FrameType | None) -> Any:
     raise KeyboardInterrupt(number)
 
 
-def extras() -> set[str]:
-    """The modules that extras install."""
-    lines = [line for line in requires("tinydigits") or [] if "extra ==" in line]
-    return {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines} - {"tinydigits"}
+def extras() -> dict[str, str]:
+    """The extra that installs a module, by the module's name."""
+    found = {}
+    for line in requires("tinydigits") or []:
+        if match := re.match(r"([\w-]+).*extra == .(\w+)", line):
+            found.setdefault(match[1].replace("-", "_"), match[2])
+    return {module: extra for module, extra in found.items() if module != "tinydigits"}
 
 
 def say(message: str) -> None:

@@ -14,6 +14,9 @@ from typing import Any, Literal, get_args
 
 from tinydigits.files import Misuse
 
+LARGEST = 10_000_000
+"""Weights that no network here may exceed, so that a damaged file cannot ask for all memory."""
+
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Schedule = Literal["constant", "one-cycle"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -28,8 +31,7 @@ class Config:
     """
 
     layers: tuple[str, ...]
-    """The network: conv3:N is a 3x3 convolution to N channels, conv1:N a 1x1 one, depthwise3 a
-    3x3 one for each channel on its own, pool halves the image."""
+    """The network: conv3:N (a 3x3 convolution to N channels), conv1:N, depthwise3 and pool."""
 
     name: str = "custom"
     """What to call the run: letters, digits, dots, dashes and underscores."""
@@ -41,7 +43,7 @@ class Config:
     """Full passes over the training digits."""
 
     batch_size: int = 128
-    """Digits between two updates of the weights."""
+    """Digits between two updates of the weights, 2 to 60,000."""
 
     learning_rate: float = 0.01
     """Step size of the optimiser (SGD)."""
@@ -107,12 +109,13 @@ class Config:
     """The run folder to make; by default a new one under runs/."""
 
     def __post_init__(self) -> None:
-        for name, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("threads", 0)):
+        for name, minimum in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("threads", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise Misuse(f"{name} must be a whole number from {minimum} up, not {value!r}.")
-        if self.seed >= 2**63:
-            raise Misuse(f"seed must be below 2 to the power of 63, not {self.seed}.")
+        for name, limit in (("seed", 2**63), ("batch_size", 60_001), ("threads", 1025)):
+            if getattr(self, name) >= limit:
+                raise Misuse(f"{name} must be below {limit:,}, not {getattr(self, name)}.")
         require_number(self, "learning_rate", above=0)
         for name in ("dropout", "momentum", "warm_up", "scale", "shear", "averaging"):
             require_number(self, name, minimum=0, below=1)
@@ -216,7 +219,7 @@ def parse_layers(layers: tuple[str, ...]) -> list[tuple[str, int, int]]:
         Misuse: a word is none of the language's, or nothing would be left of the image.
     """
     parsed = []
-    size = 28
+    size, channels, weights = 28, 1, 0
     if not layers or not isinstance(layers, tuple):
         raise Misuse("layers must be a tuple of one or more words such as conv3:16 and pool.")
     for layer in layers:
@@ -237,6 +240,12 @@ def parse_layers(layers: tuple[str, ...]) -> list[tuple[str, int, int]]:
             )
         if size < 1:
             raise Misuse(f"layers: nothing is left of the 28x28 image after {layer!r}.")
+        kind, window, width = parsed[-1]
+        if kind != "pool":
+            weights += window**2 * channels * (width or 1)
+            channels = width or channels
+        if weights > LARGEST:
+            raise Misuse(f"layers: {layer!r} brings the network to over {LARGEST:,} weights.")
     if all(kind != "conv" for kind, _, _ in parsed):
         raise Misuse("layers must hold at least one convolution, such as conv3:16.")
     return parsed

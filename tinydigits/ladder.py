@@ -116,11 +116,15 @@ def table(studies: list[dict[str, Any]]) -> str:
             f"| {numbers['mean']:.3f} ± {numbers['sd']:.3f} ({numbers['n']}) "
             f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
-    machine = studies[-1]
+    trained = {
+        f"{study['processor']}, {study['threads_per_seed']} thread(s) a seed, "
+        f"PyTorch {study['versions']['torch']}"
+        for study in studies
+    }
     lines.append("")
     lines.append(
-        f"Test set, float32, last epoch, seeds 0 to n - 1, none left out. {machine['processor']}, "
-        f"{machine['threads_per_seed']} thread a seed, PyTorch {machine['versions']['torch']}."
+        "Measured on the test set in float32 after the last epoch, for the seeds 0 to n - 1, none "
+        f"left out. Trained on {' and '.join(sorted(trained))}."
     )
     return "\n".join(lines)
 

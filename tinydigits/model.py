@@ -189,4 +189,6 @@ def load_model(name_or_path: str | Path) -> Network:
             f"The weights in {path} do not fit the network that its header names "
             f"({layers}): the file is damaged."
         ) from error
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise Failure(f"The weights in {path} are not all finite: the file is damaged.")
     return model.eval()

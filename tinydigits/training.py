@@ -8,8 +8,10 @@ finish(run)                     # weights, verdict, pictures, report
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -67,6 +70,8 @@ class Run:
     """A row for each finished epoch."""
     evaluation: Evaluation | None = None
     """What the network said after the last epoch."""
+    lock: FileLock | None = None
+    """Keeps other processes from training in the folder, until the run is finished."""
 
     @property
     def network(self) -> Network:
@@ -103,15 +108,53 @@ def start(config: Config) -> Run:
 
     Raises: as `train`.
     """
-    folder = config.out or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = config.out or new_folder(config.name)
+    refuse_taken(folder)
+    if config.data is not None:  # so that the run can be resumed from anywhere
+        config = dataclasses.replace(config, data=config.data.expanduser().resolve())
+    run = prepare(folder, config)
+    run.lock = claim(folder)
+    refuse_taken(folder)  # another process may have been faster
+    write_json(folder / "config.json", config.to_json())
+    return run
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise Misuse if there is something in `folder`, or if it is a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
         raise Misuse(
             f"{folder} is already there: choose another --out, or go on with the run in it by "
             f"tinydigits train --resume {folder}"
         )
-    run = prepare(folder, config)
-    write_json(folder / "config.json", config.to_json())
-    return run
+
+
+def new_folder(name: str) -> Path:
+    """A folder under runs/ that is not there yet."""
+    named = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    numbered = (named.with_name(f"{named.name}-{n}") for n in itertools.count(2))
+    return next(folder for folder in itertools.chain([named], numbered) if not folder.exists())
+
+
+def claim(folder: Path) -> FileLock:
+    """Make `folder` where it is missing, and keep other processes from training in it.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        Misuse: another process is training in it.
+        Failure: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise Misuse(f"Another process is training in {folder}: let it finish.") from error
+    except OSError as error:
+        raise Failure(
+            f"Cannot write in {folder}: {reason(error)}. Choose another --out."
+        ) from error
+    return lock
 
 
 def resume(folder: Path) -> Run:
@@ -124,7 +167,10 @@ def resume(folder: Path) -> Run:
         Misuse: `folder` is not a run folder.
         Failure: its configuration or its checkpoint is damaged.
     """
-    run = prepare(folder, read_config(folder))
+    config = read_config(folder)
+    lock = claim(folder)
+    run = prepare(folder, config)
+    run.lock = lock
     sweep_temporaries(folder)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -233,8 +279,8 @@ def epochs(run: Run) -> Iterator[dict[str, Any]]:
         for loss in (train_loss, run.evaluation.loss):
             if not np.isfinite(loss):
                 raise Failure(
-                    f"The loss became {loss} in epoch {epoch}: lower the learning rate. The "
-                    f"epochs before it are safe in {run.folder}."
+                    f"The loss became {loss} in epoch {epoch}: lower the learning rate. "
+                    f"What was saved in {run.folder} before is untouched."
                 )
         row = {
             "epoch": epoch,
@@ -319,6 +365,7 @@ def schedule(config: Config, progress: float) -> float:
 def save_checkpoint(run: Run) -> None:
     """Write all that the next epoch depends on, so that a killed run can go on from here."""
     state = {
+        "config": comparable(run.config),
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "history": run.history,
@@ -335,6 +382,11 @@ def save_checkpoint(run: Run) -> None:
     write_atomically(run.folder / "checkpoint.pt", buffer.getvalue())
 
 
+def comparable(config: Config) -> dict[str, Any]:
+    """What of a configuration a checkpoint depends on: all but the places of files."""
+    return config.to_json() | {"data": None, "out": None}
+
+
 def load_checkpoint(run: Run, path: Path) -> None:
     """Bring `run` to the state that `save_checkpoint` wrote.
 
@@ -344,6 +396,8 @@ def load_checkpoint(run: Run, path: Path) -> None:
     try:
         # weights_only: a checkpoint from a stranger must not be able to run code.
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["config"] != comparable(run.config):
+            raise ValueError("it was made with other options")
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         if run.average is not None:
@@ -383,6 +437,8 @@ def finish(run: Run) -> None:
     write_report(run.folder, run.config, summary, run.history, run.evaluation, run.images)
     for goal in summary["goals"]:
         print(f"{'MET   ' if goal['met'] else 'MISSED'} {goal['goal']}: {goal['measured']}")
+    if run.lock is not None:
+        run.lock.release()
     print(f"Everything is in {run.folder}; read {run.folder / 'report.html'}")
 
 
