@@ -63,7 +63,7 @@ def certify(
     path = folder / f"{name}.json"
     study = {
         "preset": name,
-        "config": {key: value for key, value in config.to_json().items() if key != "seed"},
+        "config": without_seed(config),
         "precision": str(choose_precision(config, device)).removeprefix("torch."),
         "device": str(device),
         "threads_per_seed": threads,
@@ -76,6 +76,8 @@ def certify(
         before = read_json(path)
         if not isinstance(before, dict) or not isinstance(before.get("seeds"), list):
             raise Failure(f"{path} does not hold the seeds of a study: remove it to start again.")
+        # Through Config, so that options that are newer than the file have their defaults.
+        before["config"] = without_seed(Config.from_json(before.get("config")))
         same = ("config", "precision", "device", "threads_per_seed", "processor", "versions")
         if different := [key for key in same if before.get(key) != study[key]]:
             raise Misuse(
@@ -106,6 +108,11 @@ def certify(
             write_json(path, {**study, "statistics": describe(done), "seeds": done})
             bar.update(len(of_round))
     return read_json(path)
+
+
+def without_seed(config: Config) -> dict[str, Any]:
+    """What all seeds of a study have in common."""
+    return {key: value for key, value in config.to_json().items() if key != "seed"}
 
 
 def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
