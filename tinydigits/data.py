@@ -166,11 +166,9 @@ def fetch(names: Iterable[str], cache: Path) -> None:
             raise
         # Libraries for the network raise whatever they like; each is one more source that failed.
         except Exception as error:
-            cause: BaseException = error
-            while cause.__cause__ or cause.__context__:  # what they wrap says it shortest
-                cause = cause.__cause__ or cause.__context__ or cause
-            say(f"  {reason(cause)}")
-            failures.append(f"{source} ({reason(cause)})")
+            why = first_cause(error)
+            say(f"  {why}")
+            failures.append(f"{source} ({why})")
         else:
             sweep_temporaries(cache)
             return
@@ -179,6 +177,13 @@ def fetch(names: Iterable[str], cache: Path) -> None:
         f"hand, copy {', '.join(SHA256)} (raw or as .gz) into {cache}, or name their folder "
         "with --data."
     )
+
+
+def first_cause(error: BaseException) -> str:
+    """What went wrong at the bottom of a chain of exceptions, which says it shortest."""
+    while wrapped := error.__cause__ or error.__context__:
+        error = wrapped
+    return reason(error)
 
 
 def from_mirror(url: str, names: list[str], folder: Path) -> Iterable[tuple[str, bytes]]:

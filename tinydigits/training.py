@@ -431,6 +431,7 @@ def finish(run: Run) -> None:
 
     if run.evaluation is None:  # resumed after the last epoch
         run.evaluation = evaluate(run.network, run.images, run.labels)
+        write_metrics(run)  # a kill between the checkpoint and the row has left it out
     save_model(run.folder / "model.safetensors", run.network, run.config)
     summary = summarise_run(run)
     write_json(run.folder / "summary.json", summary)
