@@ -117,7 +117,7 @@ def table(studies: list[dict[str, Any]]) -> str:
             f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
     trained = {
-        f"{study['processor']}, {study['threads_per_seed']} thread(s) a seed, "
+        f"{study['processor']}, threads a seed: {study['threads_per_seed']}, "
         f"PyTorch {study['versions']['torch']}"
         for study in studies
     }
@@ -167,4 +167,5 @@ def figure(studies: list[dict[str, Any]]) -> Figure:
         title="tinydigits (mean ± sd over seeds) and others",
     )
     axes.grid(alpha=0.3)
+    axes.margins(x=0.2)
     return drawing
