@@ -59,7 +59,7 @@ def test_options_start_from_the_named_preset(command: Command):
     assert "(default: notebook)" in command("train", "notebook", "--help").out
 
 
-HEAVY = "['torch', 'matplotlib', 'pooch', 'jinja2', 'tqdm']"
+HEAVY = "['torch', 'matplotlib', 'platformdirs', 'pooch', 'jinja2', 'tqdm']"
 """What must not be imported before it is used."""
 
 

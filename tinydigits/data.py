@@ -59,9 +59,9 @@ class Mnist(NamedTuple):
 
 def cache_folder() -> Path:
     """The folder that downloads go to: the platform's cache, laid out as torchvision does it."""
-    import pooch
+    import platformdirs
 
-    return pooch.os_cache("tinydigits") / "MNIST" / "raw"
+    return platformdirs.user_cache_path("tinydigits") / "MNIST" / "raw"
 
 
 def load_mnist(root: str | Path | None = None) -> Mnist:
