@@ -198,6 +198,11 @@ def prepare(folder: Path, config: Config) -> Run:
     """All that a run needs before its first epoch; nothing is written."""
     device, threads = choose_device(config), use_threads(config)
     mnist = split(load_mnist(config.data), config)
+    if len(mnist.train_labels) % config.batch_size == 1:
+        raise Misuse(
+            f"batch_size {config.batch_size} leaves a single digit for the last batch of an epoch, "
+            "and BatchNorm needs two: choose another."
+        )
     torch.manual_seed(config.seed)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = build_model(config).to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
