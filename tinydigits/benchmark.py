@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tinydigits.config import preset
 from tinydigits.data import shuffled_batches
 from tinydigits.files import Misuse, read_json
-from tinydigits.machine import choose_precision, describe_machine
+from tinydigits.machine import describe_machine, precision_name
 from tinydigits.training import ACCURACY_GOAL, Run, prepare, train_step
 
 LITERAL = "notebook"
@@ -59,7 +59,7 @@ def benchmark(
     for name, run in runs.items():
         training = epoch[name] * run.config.epochs
         rows[name] = {
-            "precision": str(choose_precision(run.config, run.device)).removeprefix("torch."),
+            "precision": precision_name(run.config, run.device),
             "seconds_per_epoch": epoch[name],
             "times_as_fast": epoch[LITERAL] / epoch[name],
             "epochs": run.config.epochs,

@@ -16,9 +16,16 @@ from tqdm import tqdm
 
 from tinydigits.config import CLAIMS, Config, preset
 from tinydigits.files import Failure, Misuse, read_json, write_atomically, write_json
-from tinydigits.machine import choose_device, choose_precision, describe_machine
-from tinydigits.model import save_model
-from tinydigits.training import ACCURACY_GOAL, epochs, prepare, summarise_run
+from tinydigits.machine import choose_device, describe_machine, precision_name
+from tinydigits.model import build_model, count_parameters, save_model
+from tinydigits.training import (
+    ACCURACY_GOAL,
+    EPOCH_GOAL,
+    PARAMETER_GOAL,
+    epochs,
+    prepare,
+    summarise_run,
+)
 
 Backend = Literal["local", "ray"]
 
@@ -64,7 +71,7 @@ def certify(
     study = {
         "preset": name,
         "config": without_seed(config),
-        "precision": str(choose_precision(config, device)).removeprefix("torch."),
+        "precision": precision_name(config, device),
         "device": str(device),
         "threads_per_seed": threads,
         "seeds_side_by_side": jobs,
@@ -160,10 +167,8 @@ def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
     Returns:
         For each: what is asked, whether it holds, and what was measured.
     """
-    from tinydigits.training import EPOCH_GOAL, PARAMETER_GOAL
-
     numbers, config = study["statistics"], Config.from_json({**study["config"], "seed": 0})
-    parameters = total_parameters(config)
+    parameters = count_parameters(build_model(config))
     claim = CLAIMS.get(study["preset"])
     mean = f"{numbers['mean']:.3f} %"
     rows = [
@@ -178,13 +183,6 @@ def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
     if claim is not None:
         rows.append((f"own claim: mean of at least {claim:.2f} %", numbers["mean"] >= claim, mean))
     return rows
-
-
-def total_parameters(config: Config) -> int:
-    """The trainable parameters of a configuration's network."""
-    from tinydigits.model import build_model, count_parameters
-
-    return count_parameters(build_model(config))
 
 
 def commit() -> str | None:

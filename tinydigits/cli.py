@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from tinydigits.config import DEFAULT_PRESET, PRESETS, Config, preset
-from tinydigits.files import Failure, Misuse, reason
+from tinydigits.files import Failure, Misuse, reason, say
 
 DESCRIPTION = """\
 Handwritten-digit recognition in a network small enough to fit anywhere.
@@ -100,15 +100,14 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         Args:
             recipe: The preset's name (see: tinydigits presets).
         """
-        from tinydigits.model import summarise
+        from tinydigits.model import summarise, total
 
         stages = summarise(preset(recipe))
         print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}")
         for name, shape, parameters, macs in stages:
             size = " x ".join(map(str, shape))
             print(f"{name:24}{size:>16}{parameters:12,}{macs:12,}")
-        parameters = sum(stage.parameters for stage in stages)
-        macs = sum(stage.macs for stage in stages)
+        parameters, macs = total(stages)
         print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}")
 
     def presets() -> None:
@@ -260,8 +259,3 @@ def extras() -> dict[str, str]:
         if match := re.match(r"([\w-]+).*extra == .(\w+)", line):
             found.setdefault(match[1].replace("-", "_"), match[2])
     return {module: extra for module, extra in found.items() if module != "tinydigits"}
-
-
-def say(message: str) -> None:
-    """Tell a person something that is not the result, on standard error."""
-    print(message, file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tinydigits.files import Failure, Misuse, reason, sweep_temporaries, write_atomically
+from tinydigits.files import Failure, Misuse, reason, say, sweep_temporaries, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -304,8 +304,3 @@ def shuffled_batches(digits: Digits, batch_size: int, seed: int, epoch: int) -> 
         batch_size=None,
         generator=generator,
     )
-
-
-def say(message: str) -> None:
-    """Tell a person what is going on, on standard error."""
-    print(message, file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ sentence (`Failure`, `Misuse`), which the command line prints without a tracebac
 import contextlib
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +31,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def say(message: str) -> None:
+    """Tell a person something that is not the result, on standard error."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

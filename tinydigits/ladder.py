@@ -100,7 +100,7 @@ def probes_table(path: Path) -> str:
 
 def table(studies: list[dict[str, Any]]) -> str:
     """The studies as a Markdown table."""
-    from tinydigits.model import summarise
+    from tinydigits.model import summarise, total
 
     lines = [
         "| preset | parameters | MACs | epochs | accuracy %, mean ± sd (n) | lowest "
@@ -109,10 +109,10 @@ def table(studies: list[dict[str, Any]]) -> str:
     ]
     for study in studies:
         numbers = study["statistics"]
-        stages = summarise(preset(study["preset"]))
+        parameters, macs = total(summarise(preset(study["preset"])))
         lines.append(
-            f"| `{study['preset']}` | {sum(stage.parameters for stage in stages):,} "
-            f"| {sum(stage.macs for stage in stages):,} | {study['config']['epochs']} "
+            f"| `{study['preset']}` | {parameters:,} "
+            f"| {macs:,} | {study['config']['epochs']} "
             f"| {numbers['mean']:.3f} ± {numbers['sd']:.3f} ({numbers['n']}) "
             f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
@@ -131,14 +131,14 @@ def table(studies: list[dict[str, Any]]) -> str:
 
 def figure(studies: list[dict[str, Any]]) -> Figure:
     """Accuracy against parameters, ours with error bars (one sd), others' as labelled points."""
-    from tinydigits.model import summarise
+    from tinydigits.model import summarise, total
     from tinydigits.pictures import Picture
 
     drawing = Picture(8, 5)
     axes = drawing.subplots()
     for study in studies:
         numbers = study["statistics"]
-        parameters = sum(stage.parameters for stage in summarise(preset(study["preset"])))
+        parameters, _ = total(summarise(preset(study["preset"])))
         axes.errorbar(
             parameters, numbers["mean"], numbers["sd"], fmt="o", color="#0072b2", capsize=3
         )

@@ -42,6 +42,11 @@ def choose_precision(config: Config, device: torch.device) -> torch.dtype:
     return torch.float32 if config.precision == "float32" else torch.bfloat16
 
 
+def precision_name(config: Config, device: torch.device) -> str:
+    """What `choose_precision` chooses, for people and files: "bfloat16"."""
+    return str(choose_precision(config, device)).removeprefix("torch.")
+
+
 def has_bfloat16_units(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware."""
     if device.type == "cuda":

@@ -115,6 +115,11 @@ def summarise(config: Config) -> list[Stage]:
     return rows
 
 
+def total(stages: list[Stage]) -> tuple[int, int]:
+    """Parameters and multiply-accumulates of all stages together."""
+    return sum(stage.parameters for stage in stages), sum(stage.macs for stage in stages)
+
+
 def count_parameters(module: nn.Module) -> int:
     """How many numbers training may change."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

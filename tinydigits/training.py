@@ -38,8 +38,21 @@ from tinydigits.files import (
     write_atomically,
     write_json,
 )
-from tinydigits.machine import choose_device, choose_precision, describe_machine, use_threads
-from tinydigits.model import Network, build_model, count_parameters, save_model, summarise
+from tinydigits.machine import (
+    choose_device,
+    choose_precision,
+    describe_machine,
+    precision_name,
+    use_threads,
+)
+from tinydigits.model import (
+    Network,
+    build_model,
+    count_parameters,
+    save_model,
+    summarise,
+    total,
+)
 from tinydigits.muon import Muon
 
 ACCURACY_GOAL = 99.4
@@ -483,11 +496,11 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "first_epoch_over_goal": first,
         "epochs": run.config.epochs,
         "parameters": parameters,
-        "macs": sum(stage.macs for stage in summarise(run.config)),
+        "macs": total(summarise(run.config))[1],
         "seconds": sum(row["seconds"] for row in run.history),
         "seed": run.config.seed,
         "device": str(run.device),
-        "precision": str(choose_precision(run.config, run.device)).removeprefix("torch."),
+        "precision": precision_name(run.config, run.device),
         "threads": run.threads,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         **describe_machine(run.device),
