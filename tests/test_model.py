@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import hashlib
 import json
@@ -19,9 +20,9 @@ from tinydigits import (
     preset,
     summarise,
 )
-from tinydigits.config import parse_layers
+from tinydigits.config import Config, parse_layers
 from tinydigits.model import SHIPPED as SHIPPED_FOLDER
-from tinydigits.model import Network, count_parameters, save_model
+from tinydigits.model import Network, count_parameters, save_model, total
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,12 +107,82 @@ def test_same_class_takes_other_widths_and_depths(layers: tuple[str, ...]):
 
 
 def test_layer_words_are_read():
-    assert parse_layers(("conv3:16", "pool")) == [("conv", 3, 16), ("pool", 2, 0)]
+    words = ("conv3:16", "depthwise5", "again", "pool", "separable3:8")
+    assert parse_layers(words) == [
+        ("conv", 3, 16),
+        ("depthwise", 5, 0),
+        ("again", 5, 0),
+        ("pool", 2, 0),
+        ("separable", 3, 8),
+    ]
 
 
-@pytest.mark.parametrize(
-    "word", ["conv", "conv2:4", "conv3:0", "conv3:-1", "conv3:10000", "conv3:4\n", "Pool", "", "💥"]
-)
+@pytest.mark.parametrize("before", [(), ("pool",), ("conv3:4",), ("conv3:4", "separable3:5")])
+def test_only_what_keeps_the_channels_can_be_repeated(before: tuple[str, ...]):
+    with pytest.raises(Misuse, match="again repeats the convolution before it"):
+        parse_layers((*before, "again"))
+
+
+def test_separable_convolution_is_a_depthwise_and_a_pointwise_one():
+    separable = Network(("conv3:3", "separable3:5"))
+    apart = nn.Sequential(
+        *Network(("conv3:3",)).features,
+        nn.Conv2d(3, 3, 3, groups=3, bias=False),
+        nn.Conv2d(3, 5, 1, bias=False),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+    )
+    weights = separable.features.state_dict().values()
+    apart.load_state_dict(dict(zip(apart.state_dict(), weights, strict=True)))
+    x = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(separable.features(x), apart(x))
+
+
+def test_again_applies_the_same_weights_and_its_own_batch_norm():
+    repeating = Network(("conv3:4", "separable3:4", "pool", "again", "again")).eval()
+    unrolled = Network(("conv3:4", "separable3:4", "pool", "separable3:4", "separable3:4")).eval()
+    weights = unrolled.state_dict()
+    for name, tensor in repeating.state_dict().items():
+        stage, _, rest = name.removeprefix("features.").partition(".")
+        if stage in ("3", "4"):  # an again has no convolution, so its BatchNorm comes first
+            tensor.copy_(torch.rand(tensor.shape) + 1)
+            weights[f"features.{stage}.1.{rest.partition('.')[2]}"] = tensor
+        else:
+            weights[name] = tensor
+    for stage in ("3", "4"):
+        for part in ("0", "1"):
+            weights[f"features.{stage}.0.{part}.weight"] = weights[f"features.1.0.{part}.weight"]
+    unrolled.load_state_dict(weights)
+    x = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(repeating(x), unrolled(x))
+
+
+def test_repeated_weights_are_counted_and_saved_once_and_trained_by_every_use(tmp_path):
+    config = Config(layers=("conv3:4", "separable3:4", "pool", "again"))
+    stages = {stage.name: stage for stage in summarise(config)}
+    assert stages["separable3:4"].parameters == 9 * 4 + 4 * 4 + 4  # BatchNorm only shifts
+    assert stages["separable3:4"].macs == (9 * 4 + 4 * 4) * 24 * 24
+    assert stages["again"].parameters == 4
+    assert stages["again"].macs == (9 * 4 + 4 * 4) * 10 * 10
+    model = build_model(config)
+    assert total(summarise(config))[0] == count_parameters(model)
+    twin = copy.deepcopy(model)  # as the running average makes one
+    with torch.no_grad():
+        twin.get_parameter("features.1.0.0.weight").zero_()
+    x = torch.randn(2, 1, 28, 28)
+    assert not torch.equal(model.eval()(x), twin.eval()(x))
+    torch.testing.assert_close(twin.features[3](x.expand(2, 4, 28, 28)), torch.zeros(2, 4, 26, 26))
+    save_model(tmp_path / "again.safetensors", model, config)
+    torch.testing.assert_close(load_model(tmp_path / "again.safetensors")(x), model(x))
+
+
+WORDS_WITHOUT_SENSE = """
+    conv conv2:4 conv3:0 conv3:-1 conv3:10000 conv:3 Pool pool2 depthwise3:4 separable3
+    separable3:4:4 again3 again:4 💥
+"""
+
+
+@pytest.mark.parametrize("word", [*WORDS_WITHOUT_SENSE.split(), "", "conv3:4\n"])
 def test_word_that_is_no_layer_is_named(word: str):
     with pytest.raises(Misuse, match=r"^layers: ") as refusal:
         parse_layers(("conv3:2", word))

@@ -39,12 +39,24 @@ def certify(
 ) -> dict[str, Any]:
     """Train a preset from the seeds 0 to `seeds` - 1 and write `folder`/`name`.json.
 
+    Args: `name` is the preset's; the others are those of `train_seeds`.
+
+    Returns and raises: as `train_seeds`, and Misuse where there is no such preset.
+    """
+    return train_seeds(preset(name), seeds, jobs, backend, folder)
+
+
+def train_seeds(
+    config: Config, seeds: int, jobs: int, backend: Backend, folder: Path
+) -> dict[str, Any]:
+    """Train a network from the seeds 0 to `seeds` - 1 and write the results to `folder`.
+
     The file is written again after every round of seeds, and what is in it is not trained again,
     so a study that was interrupted goes on with the seeds that are missing. The weights of seed 0
     are kept beside it.
 
     Args:
-        name: the preset.
+        config: the training; its seed and threads do not matter. Its name is the file's.
         seeds: how many, 2 or more.
         jobs: how many to train side by side, 0 for one per core. The threads of this machine are
             shared out among them.
@@ -61,11 +73,12 @@ def certify(
         Failure: the file is none of ours.
     """
     if seeds < 2 or jobs < 0:
-        raise Misuse("certify needs at least 2 seeds (a spread) and 0 or more jobs.")
+        raise Misuse("A study needs at least 2 seeds (a spread) and 0 or more jobs.")
     cores = os.cpu_count() or 1
     jobs = jobs or cores
     threads = max(1, cores // jobs)
-    config = dataclasses.replace(preset(name), threads=threads)
+    config = dataclasses.replace(config, threads=threads)
+    name = config.name
     device = choose_device(config)
     path = folder / f"{name}.json"
     study = {

@@ -159,6 +159,26 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         if not all(holds for _, holds, _ in rows[3:] or rows):
             sys.exit(1)
 
+    def ablation(
+        seeds: int = 5,
+        jobs: int = 0,
+        backend: Literal["local", "ray"] = "local",
+        folder: Path = Path("results"),
+    ) -> None:
+        """Walk from the notebook's recipe to classic, one change at a time, over several seeds.
+
+        The two ends are what certify measured; an interrupted study goes on.
+
+        Args:
+            seeds: How many seeds for each recipe in between, from 0 up.
+            jobs: How many to train side by side, 0 for one per core.
+            backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
+            folder: Where certify's results are and the new ones go.
+        """
+        from tinydigits.ablation import ablate, table
+
+        print(table(ablate(seeds, jobs, backend, folder)))
+
     def ladder(results: Path = Path("results"), readme: Path = Path("README.md")) -> None:
         """Write the tables of the documents, and the figure, from the certified results.
 
@@ -206,7 +226,7 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         if out is not None:
             write_json(out, timed)
 
-    listed = (train, evaluate, report, summary, presets, data, certify, ladder, benchmark)
+    listed = (train, evaluate, report, summary, presets, data, certify, ablation, ladder, benchmark)
     return {command.__name__: command for command in listed}
 
 

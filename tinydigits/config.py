@@ -31,7 +31,10 @@ class Config:
     """
 
     layers: tuple[str, ...]
-    """The network: conv3:N (a 3x3 convolution to N channels), conv1:N, depthwise3 and pool."""
+    """The network: conv3:N (a 3x3 convolution to N channels), separable3:N, depthwise3, pool.
+
+    again repeats the convolution before it with the same weights: conv3:8 conv3:8 pool again.
+    """
 
     name: str = "custom"
     """What to call the run: letters, digits, dots, dashes and underscores."""
@@ -211,6 +214,10 @@ def require_number(
 def parse_layers(layers: tuple[str, ...]) -> list[tuple[str, int, int]]:
     """Read a network's layers: ("conv3:16", "pool") becomes [("conv", 3, 16), ("pool", 2, 0)].
 
+    A depthwise convolution looks at each channel alone, a separable one then mixes them by a 1x1
+    convolution (Chollet 2017, "Xception"), and again applies the last convolution once more, with
+    the same weights.
+
     Returns:
         For each layer its kind, the width of its window in pixels and the channels that come out
         (0: as many as go in).
@@ -218,35 +225,49 @@ def parse_layers(layers: tuple[str, ...]) -> list[tuple[str, int, int]]:
     Raises:
         Misuse: a word is none of the language's, or nothing would be left of the image.
     """
-    parsed = []
-    size, channels, weights = 28, 1, 0
     if not layers or not isinstance(layers, tuple):
         raise Misuse("layers must be a tuple of one or more words such as conv3:16 and pool.")
+    parsed = []
+    size, channels, weights = 28, 1, 0
+    repeatable = 0  # the window of the last convolution, if as many channels leave it as enter
     for layer in layers:
-        if layer == "pool":
-            parsed.append(("pool", 2, 0))
-            size //= 2
-        elif match := re.fullmatch(r"conv([1357]):([1-9][0-9]{0,3})", str(layer)):
-            parsed.append(("conv", int(match[1]), int(match[2])))
-            size -= int(match[1]) - 1
-        elif match := re.fullmatch(r"depthwise([357])", str(layer)):
-            parsed.append(("depthwise", int(match[1]), 0))
-            size -= int(match[1]) - 1
+        match = re.fullmatch(r"([a-z]+)([1357]?)(?::([1-9][0-9]{0,3}))?", str(layer))
+        kind, window, width = match.groups(default="0") if match else ("", "0", "0")
+        window, width = int(window or 0), int(width)
+        given = (kind, window > 0, width > 0)
+        if given == ("again", False, False):
+            if not repeatable:
+                raise Misuse(
+                    "layers: again repeats the convolution before it, so there must be one, with "
+                    "as many channels going out as coming in."
+                )
+            window = repeatable
+        elif given == ("pool", False, False):
+            window = 2
+        elif given == ("conv", True, True):
+            weights += window**2 * channels * width
+        elif given == ("separable", True, True):
+            weights += window**2 * channels + channels * width
+        elif given == ("depthwise", True, False):
+            weights += window**2 * channels
         else:
             raise Misuse(
-                f"layers: {layer!r} is not a layer; write pool, depthwise3 or, for a 3x3 "
-                "convolution with 16 channels, conv3:16 (windows of 1, 3, 5 and 7 pixels, up to "
-                "9999 channels)."
+                f"layers: {layer!r} is not a layer; write pool, again, depthwise3, separable3:16 "
+                "or, for a 3x3 convolution with 16 channels, conv3:16 (windows of 1, 3, 5 and 7 "
+                "pixels, up to 9999 channels)."
             )
+        parsed.append((kind, window, width))
+        if kind == "pool":
+            size //= 2
+        else:
+            size -= window - 1
+            repeatable = window if width in (0, channels) else 0
+            channels = width or channels
         if size < 1:
             raise Misuse(f"layers: nothing is left of the 28x28 image after {layer!r}.")
-        kind, window, width = parsed[-1]
-        if kind != "pool":
-            weights += window**2 * channels * (width or 1)
-            channels = width or channels
         if weights > LARGEST:
             raise Misuse(f"layers: {layer!r} brings the network to over {LARGEST:,} weights.")
-    if all(kind != "conv" for kind, _, _ in parsed):
+    if not {"conv", "separable"} & {kind for kind, _, _ in parsed}:
         raise Misuse("layers must hold at least one convolution, such as conv3:16.")
     return parsed
 

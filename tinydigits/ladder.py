@@ -29,14 +29,16 @@ ANCHORS = (
 
 
 def write_ladder(results: Path, readme: Path) -> list[Path]:
-    """Write the ladder into `readme`, and the lab notebook's table and the figure into docs/.
+    """Write the ladder into `readme`, and the other tables and the figure into docs/.
 
     Returns:
-        The paths of the three files.
+        The paths of the files.
 
     Raises:
         Failure: there are no results, or a document lacks the marks around its table.
     """
+    from tinydigits.ablation import read_rows
+    from tinydigits.ablation import table as table_of_changes
     from tinydigits.pictures import save
 
     studies = read_studies(results)
@@ -44,6 +46,7 @@ def write_ladder(results: Path, readme: Path) -> list[Path]:
     tables = {
         readme: ("ladder", table(studies)),
         docs / "lab-notebook.md": ("probes", probes_table(results / "probes.json")),
+        docs / "from-notebook-to-classic.md": ("ablation", table_of_changes(read_rows(results))),
     }
     for path, (name, rows) in tables.items():
         write_atomically(path, replace_table(read_text(path), name, rows))

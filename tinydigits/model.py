@@ -47,13 +47,17 @@ class Network(nn.Module):
         super().__init__()
         channels = 1
         stages: list[nn.Module] = []
+        block: nn.Sequential = nn.Sequential()
         for kind, window, width in parse_layers(layers):
             if kind == "pool":
                 stages.append(nn.MaxPool2d(2, 2))
+                continue
+            if kind == "again":
+                block = Again(block, channels, dropout)
             else:
-                groups = channels if kind == "depthwise" else 1
-                stages.append(conv_block(channels, width or channels, window, groups, dropout))
-                channels = width or channels
+                block = conv_block(kind, channels, width or channels, window, dropout)
+            stages.append(block)
+            channels = width or channels
         self.features = nn.Sequential(*stages)
         self.gap = nn.AdaptiveAvgPool2d((1, 1))
         self.classes = nn.Conv2d(channels, CLASSES, kernel_size=1, bias=False)
@@ -67,18 +71,48 @@ class Network(nn.Module):
 
 
 def conv_block(
-    channels_in: int, channels_out: int, window: int, groups: int, dropout: float
+    kind: str, channels_in: int, channels_out: int, window: int, dropout: float
 ) -> nn.Sequential:
     """Convolution without bias or padding, BatchNorm, ReLU and dropout, in that order."""
-    block = nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, window, groups=groups, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(),
+    groups = 1 if kind == "conv" else channels_in
+    width = channels_out if kind == "conv" else channels_in
+    convolution = nn.Conv2d(channels_in, width, window, groups=groups, bias=False)
+    if kind == "separable":
+        pointwise = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        convolution = nn.Sequential(convolution, pointwise)
+    return nn.Sequential(
+        convolution, *after_convolution(channels_out, dropout, scale=kind != "separable")
     )
+
+
+def after_convolution(channels: int, dropout: float, scale: bool) -> list[nn.Module]:
+    """BatchNorm, ReLU and dropout.
+
+    Without `scale`, BatchNorm learns to shift but not to scale the channels: the convolution that
+    follows can scale them as well, for ReLU commutes with it, and small networks have no
+    parameters to give away.
+    """
+    norm = nn.BatchNorm2d(channels)
+    norm.weight.requires_grad_(scale)
     # A dropout of 0 would draw its masks all the same, for nothing.
-    if dropout > 0:
-        block.append(nn.Dropout(dropout))
-    return block
+    return [norm, nn.ReLU(), *([nn.Dropout(dropout)] if dropout > 0 else [])]
+
+
+class Again(nn.Sequential):
+    """The convolution of an earlier block with the same weights, and what follows it.
+
+    BatchNorm is its own, since the activations of a second pass have other statistics.
+    """
+
+    def __init__(self, block: nn.Sequential, channels: int, dropout: float):
+        """Repeat `block`, a `conv_block` or another `Again`, which keeps the number of channels."""
+        super().__init__(*after_convolution(channels, dropout, scale=False))
+        # In a tuple, where PyTorch neither counts nor saves the weights a second time.
+        self.convolution = block.convolution if isinstance(block, Again) else (block[0],)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Activations (B, C, h, w) to (B, C, h - window + 1, w - window + 1)."""
+        return super().forward(self.convolution[0](input))
 
 
 def build_model(config: Config) -> Network:
@@ -103,14 +137,22 @@ def summarise(config: Config) -> list[Stage]:
     """
     model = build_model(config).eval()
     rows: list[Stage] = []
+    macs = 0
+
+    def count(convolution: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal macs
+        macs += convolution.weight[0].numel() * output[0].numel()  # pyright: ignore
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
     x = torch.zeros(1, 1, 28, 28)
     named = [*zip(config.layers, model.features, strict=True)]
     named += [("global average pooling", model.gap), ("classes", model.classes)]
     with torch.no_grad():
         for name, stage in named:
+            macs = 0
             x = stage(x)
-            convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
-            macs = sum(conv.weight.numel() * x.shape[2] * x.shape[3] for conv in convolutions)
             rows.append(Stage(name, tuple(x.shape[1:]), count_parameters(stage), macs))
     return rows
 

@@ -252,7 +252,8 @@ def build_optimizer(model: Network, config: Config) -> torch.optim.Optimizer:
         for module in model.features[1:].modules()
         if isinstance(module, torch.nn.Conv2d) and module.groups == 1 and config.muon_rate
     ]
-    rest = [weight for weight in model.parameters() if all(weight is not w for w in inner)]
+    learnt = [weight for weight in model.parameters() if weight.requires_grad]
+    rest = [weight for weight in learnt if all(weight is not w for w in inner)]
     sgd: dict[str, Any] = {"params": rest, "weight_decay": config.weight_decay}
     sgd["lr"] = sgd["initial_lr"] = config.learning_rate
     if not inner:
