@@ -1,29 +1,56 @@
-"""How long training takes: the literal recipe and our presets, interleaved in one run."""
+"""How long training takes, where the time goes, and how far that is from what the machine can do.
+
+The literal recipe and our presets take turns in one run, so that a drifting machine hits all alike.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tinydigits.config import preset
+from tinydigits.augment import distort
+from tinydigits.config import Config, preset
 from tinydigits.data import shuffled_batches
 from tinydigits.files import Misuse, read_json
-from tinydigits.machine import describe_machine, precision_name
+from tinydigits.machine import choose_precision, describe_machine, precision_name
+from tinydigits.model import summarise, total
 from tinydigits.training import ACCURACY_GOAL, Run, prepare, train_step
 
 LITERAL = "notebook"
+
+PARTS = {
+    # part of a training step: how the names of PyTorch's operators that do it begin
+    "convolutions, backward": ("aten::convolution_backward",),
+    "convolutions, forward": ("aten::mkldnn_convolution", "aten::_slow_conv", "aten::thnn_conv"),
+    "BatchNorm, backward": ("aten::native_batch_norm_backward",),
+    "BatchNorm, forward": ("aten::native_batch_norm",),
+    "ReLU": ("aten::threshold_backward", "aten::clamp_min", "aten::relu"),
+    "pooling": ("aten::max_pool", "aten::mean", "aten::adaptive_avg", "aten::_adaptive_avg"),
+    "dropout": ("aten::bernoulli", "aten::native_dropout"),
+    "augmentation": ("aten::grid_sampler", "aten::affine_grid", "aten::bmm", "aten::rand"),
+    "optimiser": ("Optimizer",),
+}
+"""What `profile_step` tells apart; the first part that fits takes an operator."""
+
+MATRIX = 2048
+"""Rows and columns of the matrix product that stands for what the machine can do."""
 
 
 def benchmark(
     names: tuple[str, ...], results: Path, rounds: int = 5, steps: int = 60, threads: int = 0
 ) -> dict[str, Any]:
-    """Time training steps of several presets, in turn, so that a drifting machine hits all alike.
+    """Time training steps of several presets and, in turn with them, a large matrix product.
 
     Args:
         names: the presets; the literal recipe is always measured beside them.
@@ -34,9 +61,10 @@ def benchmark(
 
     Returns:
         For each preset seconds per epoch, how many times as fast as the literal recipe that is,
-        and, for those whose certified mean is over 99.4 %, the seconds of their whole training
-        and its share of the literal recipe's; beside that what was reported separately: loading
-        of the data, and the machine.
+        the seconds of its whole training and their share of the literal recipe's, its certified
+        mean, FLOP/s achieved (see `step_flops`), the augmentation's share of a step and the shares
+        of `PARTS`. Beside that the FLOP/s of a matrix product in each precision, the seconds that
+        loading the data took, which count nowhere else, and the machine.
 
     Raises:
         Misuse: there is no such preset, or nothing to measure.
@@ -49,11 +77,20 @@ def benchmark(
         config = dataclasses.replace(preset(name), threads=threads)
         runs[name] = prepare(Path(), config)
     loading = (time.perf_counter() - began) / len(runs)
-    turns: dict[str, list[float]] = {name: [] for name in runs}
+    precisions = {precision_name(run.config, run.device): run for run in runs.values()}
+    steps_of = {name: len(batches(run)) for name, run in runs.items()}
+    tasks: dict[str, Callable[[], float]] = {}
+    for name, run in runs.items():
+        tasks[name] = functools.partial(seconds_per_step, run, steps)
+        tasks[f"{name} augmentation"] = functools.partial(seconds_to_distort, run, steps)
+    for name, run in precisions.items():
+        tasks[name] = functools.partial(seconds_to_multiply, run)
+    turns: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in tqdm(range(rounds + 1), "rounds"):
-        for name, run in runs.items():
-            turns[name].append(seconds_per_epoch(run, steps))
-    epoch = {name: statistics.median(times[1:]) for name, times in turns.items()}  # 1st: warm-up
+        for name, task in tasks.items():
+            turns[name].append(task())
+    median = {name: statistics.median(times[1:]) for name, times in turns.items()}  # 1st: warm-up
+    epoch = {name: median[name] * steps_of[name] for name in runs}
     literal = epoch[LITERAL] * runs[LITERAL].config.epochs
     rows = {}
     for name, run in runs.items():
@@ -66,7 +103,10 @@ def benchmark(
             "seconds": training,
             "share_of_literal": training / literal,
             "certified_mean": certified_mean(results, name),
-            "turns": turns[name][1:],
+            "flops_per_second": step_flops(run.config) / median[name],
+            "augmentation_share": median[f"{name} augmentation"] / median[name],
+            "profile": profile_step(run, steps),
+            "turns": [seconds * steps_of[name] for seconds in turns[name][1:]],
         }
     first = runs[LITERAL]
     return {
@@ -76,22 +116,117 @@ def benchmark(
         "rounds": rounds,
         "steps": steps,
         "seconds_to_load": loading,
+        "matrix": MATRIX,
+        "matrix_flops_per_second": {name: 2 * MATRIX**3 / median[name] for name in precisions},
         **describe_machine(first.device),
     }
 
 
-def seconds_per_epoch(run: Run, steps: int) -> float:
-    """The time of an epoch, from that of so many training steps."""
-    batches = shuffled_batches(run.train_digits, run.config.batch_size, seed=0, epoch=1)
+def batches(run: Run) -> DataLoader:
+    """An epoch of the run's training digits, always the same."""
+    return shuffled_batches(run.train_digits, run.config.batch_size, seed=0, epoch=1)
+
+
+def train_steps(run: Run, steps: int) -> None:
+    """Take so many training steps, with the full learning rate and augmentation where it is used.
+
+    A third of the way is past the warm-up of every recipe and before its plain end.
+    """
     run.model.train()
+    for images, labels in itertools.islice(batches(run), steps):
+        train_step(run, images, labels, progress=1 / 3)
+
+
+def seconds_per_step(run: Run, steps: int) -> float:
+    """The mean time of a training step, its batch's making included."""
+    return seconds_of(lambda: train_steps(run, steps), run.device) / steps
+
+
+def seconds_to_distort(run: Run, steps: int) -> float:
+    """The mean time that augmenting a batch takes; 0 where the recipe does none."""
+    config = run.config
+    if not (config.rotation or config.scale or config.shear or config.shift):
+        return 0.0
+    images, _ = next(iter(batches(run)))
+    return seconds_of(lambda: [distort(images, config) for _ in range(steps)], run.device) / steps
+
+
+def seconds_to_multiply(run: Run) -> float:
+    """The time of a large matrix product in the precision that the run trains in."""
+    dtype = choose_precision(run.config, run.device)
+    matrix = torch.full((MATRIX, MATRIX), 0.5, dtype=dtype, device=run.device)
+    return seconds_of(lambda: matrix @ matrix, run.device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """The time that `work` takes, with all that it left to a GPU."""
     began = time.perf_counter()
-    for images, labels in itertools.islice(batches, steps):
-        # Half way through: augmentation is on and the learning rate is at work.
-        train_step(run, images, labels, progress=0.5)
-    return (time.perf_counter() - began) / steps * len(batches)
+    work()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+    return time.perf_counter() - began
+
+
+def step_flops(config: Config) -> float:
+    """Floating-point operations that the convolutions of a training step need.
+
+    Two for each multiply-accumulate, forward once and backward twice (for the gradients of the
+    weights and of the activations), for each digit of the batch. What BatchNorm, ReLU, pooling,
+    augmentation and the optimiser compute is not counted, only their time.
+    """
+    return 3 * 2 * total(summarise(config))[1] * config.batch_size
+
+
+def profile_step(run: Run, steps: int) -> dict[str, float]:
+    """The share of each of `PARTS` in the time of a training step; "the rest" makes it 1."""
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        train_steps(run, steps)
+    return shares_of_parts(recorded.key_averages())
+
+
+def shares_of_parts(events: Iterable[Any]) -> dict[str, float]:
+    """The profiler's events summed up by `PARTS`, as shares of all their time."""
+    seconds = dict.fromkeys([*PARTS, "the rest"], 0.0)
+    for event in events:
+        fits = (part for part, begins in PARTS.items() if event.key.startswith(begins))
+        seconds[next(fits, "the rest")] += event.self_cpu_time_total
+    return {part: time / sum(seconds.values()) for part, time in seconds.items()}
 
 
 def certified_mean(results: Path, name: str) -> float | None:
     """The mean accuracy of a preset, if it is certified."""
     path = results / f"{name}.json"
     return read_json(path)["statistics"]["mean"] if path.exists() else None
+
+
+def speed_table(timed: dict[str, Any]) -> str:
+    """How fast the presets are, from what `benchmark` returned, as a Markdown table."""
+    lines = [
+        "| preset | arithmetic | s per epoch | times as fast | epochs | s in all "
+        "| of the literal recipe's time | mean over 99.4 % | GFLOP/s | of a matrix product's |",
+        "|---|---|--:|--:|--:|--:|--:|---|--:|--:|",
+    ]
+    for name, row in timed["presets"].items():
+        mean = row["certified_mean"]
+        reaches = "not certified" if mean is None else "yes" if mean > timed["goal"] else "no"
+        share = row["flops_per_second"] / timed["matrix_flops_per_second"][row["precision"]]
+        lines.append(
+            f"| `{name}` | {row['precision']} | {row['seconds_per_epoch']:.2f} "
+            f"| {row['times_as_fast']:.2f} | {row['epochs']} | {row['seconds']:.1f} "
+            f"| {row['share_of_literal']:.1%} (1/{1 / row['share_of_literal']:.0f}) | {reaches} "
+            f"| {row['flops_per_second'] / 1e9:.0f} | {share:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def profile_table(timed: dict[str, Any]) -> str:
+    """Where the time of a training step goes, in percent, as a Markdown table."""
+    presets = timed["presets"]
+    lines = ["| part of a step | " + " | ".join(f"`{name}`" for name in presets) + " |"]
+    lines.append("|---|" + "--:|" * len(presets))
+    for part in [*PARTS, "the rest"]:
+        shares = (f"{row['profile'][part]:.0%}" for row in presets.values())
+        lines.append(f"| {part} | {' | '.join(shares)} |")
+    augmentation = (f"{row['augmentation_share']:.0%}" for row in presets.values())
+    lines.append(f"| augmentation in all, timed alone | {' | '.join(augmentation)} |")
+    return "\n".join(lines)

@@ -197,7 +197,9 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         threads: int = 0,
         out: Path | None = None,
     ) -> None:
-        """Time the training of presets against the notebook's literal recipe, interleaved.
+        """Time the training of presets against the notebook's literal recipe, in turn with it.
+
+        Prints Markdown tables: how fast each is, and where the time of a training step goes.
 
         Args:
             recipes: The presets to time; by default all of them.
@@ -206,23 +208,14 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
             threads: CPU threads for all of them, 0 for one per core.
             out: A file for the figures, as JSON.
         """
-        from tinydigits.benchmark import benchmark
+        from tinydigits.benchmark import benchmark, profile_table, speed_table
         from tinydigits.files import write_json
 
         timed = benchmark(recipes or tuple(PRESETS), results, rounds=rounds, threads=threads)
         print(f"{timed['processor']}, {timed['threads']} threads; the data took ", end="")
-        print(f"{timed['seconds_to_load']:.1f} s to load, which is not counted below")
-        print(
-            "preset      arithmetic   s per epoch   times as fast   epochs   s in all   over 99.4 %"
-        )
-        for name, row in timed["presets"].items():
-            mean = row["certified_mean"]
-            reaches = "not certified" if mean is None else "no" if mean <= timed["goal"] else "yes"
-            print(
-                f"{name:12}{row['precision']:10}{row['seconds_per_epoch']:14.2f}"
-                f"{row['times_as_fast']:16.2f}{row['epochs']:9}{row['seconds']:11.1f}"
-                f"   {reaches}, in {row['share_of_literal']:.1%} of the literal recipe's time"
-            )
+        print(f"{timed['seconds_to_load']:.1f} s to load, which is not counted below\n")
+        print(speed_table(timed), end="\n\n")
+        print(profile_table(timed))
         if out is not None:
             write_json(out, timed)
 

@@ -1,0 +1,74 @@
+"""The timings: complete, consistent with each other, and blind to nothing that they should see."""
+
+import pytest
+import torch
+from torch import nn
+
+from tinydigits import benchmark, config
+from tinydigits.files import write_json
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("results")
+    write_json(folder / "sprint.json", {"statistics": {"mean": 99.45}})
+    return benchmark.benchmark(("sprint", "classic"), folder, rounds=1, steps=3)
+
+
+@pytest.mark.slow
+def test_all_presets_are_measured_beside_the_literal_recipe(timed: dict) -> None:
+    rows = timed["presets"]
+    assert [*rows] == ["notebook", "sprint", "classic"]
+    assert rows["notebook"]["times_as_fast"] == rows["notebook"]["share_of_literal"] == 1
+    assert rows["notebook"]["precision"] == "float32"
+    for row in rows.values():
+        assert row["seconds"] == pytest.approx(row["seconds_per_epoch"] * row["epochs"])
+        assert sum(row["profile"].values()) == pytest.approx(1)
+        assert row["precision"] in timed["matrix_flops_per_second"]
+    assert rows["sprint"]["certified_mean"] == 99.45
+    assert rows["classic"]["certified_mean"] is None
+
+
+@pytest.mark.slow
+def test_the_profile_knows_what_a_recipe_does(timed: dict) -> None:
+    rows = timed["presets"]
+    assert rows["notebook"]["profile"]["dropout"] > 0
+    assert rows["classic"]["profile"]["dropout"] == 0
+    assert rows["classic"]["profile"]["augmentation"] > 0
+    assert 0 < rows["classic"]["augmentation_share"] < 1
+    assert rows["sprint"]["augmentation_share"] == 0
+    for row in rows.values():
+        assert row["profile"]["convolutions, backward"] > row["profile"]["optimiser"]
+        assert min(row["profile"][part] for part in ("BatchNorm, forward", "ReLU", "pooling")) > 0
+
+
+@pytest.mark.slow
+def test_the_tables_have_a_row_for_everything(timed: dict) -> None:
+    speed = benchmark.speed_table(timed).splitlines()
+    assert [line.split("|")[1].strip() for line in speed[2:]] == [
+        "`notebook`",
+        "`sprint`",
+        "`classic`",
+    ]
+    assert "| yes |" in speed[3]
+    assert "| not certified |" in speed[4]
+    profile = benchmark.profile_table(timed).splitlines()
+    assert len(profile) == 2 + len(benchmark.PARTS) + 2
+    assert len({line.count("|") for line in profile}) == 1
+
+
+def test_flops_of_a_step_by_hand() -> None:
+    one = config.Config(layers=("conv3:2",), batch_size=10)
+    # 18 weights x 26 x 26 pixels, 20 weights of the classes; two operations each; three passes
+    assert benchmark.step_flops(one) == 3 * 2 * (18 * 26 * 26 + 20) * 10
+
+
+def test_a_convolution_is_nothing_but_a_convolution() -> None:
+    """The names of PyTorch's operators change: this notices when the parts no longer fit."""
+    layer, images = nn.Conv2d(3, 3, 3), torch.randn(8, 3, 28, 28)
+    with benchmark.profile(activities=[benchmark.ProfilerActivity.CPU]) as recorded:
+        layer(images).sum().backward()
+    shares = benchmark.shares_of_parts(recorded.key_averages())
+    assert shares["convolutions, forward"] > 0
+    assert shares["convolutions, backward"] > 0
+    assert shares["BatchNorm, forward"] == shares["ReLU"] == shares["optimiser"] == 0
