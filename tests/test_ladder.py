@@ -9,16 +9,17 @@ from tinydigits import Failure, ladder
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_readme_says_what_the_results_say() -> None:
+def test_the_documents_say_what_the_results_say() -> None:
+    for path, name, table in ladder.tables(ROOT / "results", ROOT / "README.md"):
+        text = path.read_text(encoding="utf-8")
+        assert ladder.replace_table(text, name, table) == text, f"{path}: run `tinydigits ladder`"
+
+
+def test_every_anchor_is_in_the_caption_with_its_source() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = ladder.table(ladder.read_studies(ROOT / "results"))
-    assert ladder.replace_table(text, "ladder", table) == text, "run `tinydigits ladder`"
-
-
-def test_the_lab_notebook_says_what_the_probes_said() -> None:
-    text = (ROOT / "docs" / "lab-notebook.md").read_text(encoding="utf-8")
-    table = ladder.probes_table(ROOT / "results" / "probes.json")
-    assert ladder.replace_table(text, "probes", table) == text, "run `tinydigits ladder`"
+    for label, _, _, source in ladder.ANCHORS:
+        assert f"| {label} |" in text
+        assert source in text
 
 
 def test_only_what_is_between_the_marks_is_replaced() -> None:

@@ -22,11 +22,11 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
         "peak learning rate 0.4 for 0.01, Nesterov momentum",
         {"learning_rate": 0.4, "nesterov": True},
     ),
-    ("batches of 64 for 128", {"batch_size": 64}),
     ("augmentation", {"rotation": 10, "scale": 0.1, "shear": 0.1, "shift": 1.25}),
     ("averaged weights", {"averaging": 0.998}),
     ("no augmentation in the last tenth", {"plain_end": 0.1}),
     ("weight decay of 2e-5", {"weight_decay": 2e-5}),
+    ("batches of 64 for 128", {"batch_size": 64}),
 )
 """What turns `notebook` into `classic`, in this order: in words, and as fields of `Config`."""
 

@@ -29,29 +29,41 @@ ANCHORS = (
 
 
 def write_ladder(results: Path, readme: Path) -> list[Path]:
-    """Write the ladder into `readme`, and the other tables and the figure into docs/.
+    """Write the tables into `readme` and the documents in docs/ beside it, and draw the figure.
 
     Returns:
         The paths of the files.
 
     Raises:
-        Failure: there are no results, or a document lacks the marks around its table.
+        Failure: there are no results, or a document lacks the marks around a table.
     """
-    from tinydigits.ablation import read_rows
-    from tinydigits.ablation import table as table_of_changes
     from tinydigits.pictures import save
 
-    studies = read_studies(results)
-    docs = readme.parent / "docs"
-    tables = {
-        readme: ("ladder", table(studies)),
-        docs / "lab-notebook.md": ("probes", probes_table(results / "probes.json")),
-        docs / "from-notebook-to-classic.md": ("ablation", table_of_changes(read_rows(results))),
-    }
-    for path, (name, rows) in tables.items():
+    for path, name, rows in tables(results, readme):
         write_atomically(path, replace_table(read_text(path), name, rows))
-    save(figure(studies), docs / "ladder.png")
-    return [*tables, docs / "ladder.png"]
+    picture = readme.parent / "docs" / "ladder.png"
+    save(figure(read_studies(results)), picture)
+    return [*dict.fromkeys(path for path, _, _ in tables(results, readme)), picture]
+
+
+def tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
+    """Every table that is made from `results`: its document, its name in the marks, its text."""
+    from tinydigits import ablation, benchmark
+
+    docs = readme.parent / "docs"
+    timed = read_json(results / "benchmark.json")
+    return [
+        (readme, "ladder", table(read_studies(results))),
+        (readme, "anchors", anchors_table()),
+        (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
+        (
+            docs / "from-notebook-to-classic.md",
+            "ablation",
+            ablation.table(ablation.read_rows(results)),
+        ),
+        (docs / "performance.md", "speed", benchmark.speed_table(timed)),
+        (docs / "performance.md", "profile", benchmark.profile_table(timed)),
+    ]
 
 
 def read_text(path: Path) -> str:
@@ -98,6 +110,17 @@ def probes_table(path: Path) -> str:
             f"| {changed} | {probe['loss']:.4f} | {probe['accuracy']:.2f} "
             f"| {'' if averaged is None else f'{averaged:.2f}'} |"
         )
+    return "\n".join(lines)
+
+
+def anchors_table() -> str:
+    """The figure's caption for other people's networks: how each was measured, and where."""
+    lines = [
+        "| in the figure | parameters | accuracy % | how it was measured, and where it was read |",
+        "|---|--:|--:|---|",
+    ]
+    for label, parameters, accuracy, source in ANCHORS:
+        lines.append(f"| {label} | {parameters:,} | {accuracy:.2f} | {source} |")
     return "\n".join(lines)
 
 
