@@ -336,9 +336,10 @@ def tiny20k() -> Config:
     return improved(
         "tiny20k",
         "conv3:32 separable3:48 pool separable3:96 separable3:96 again again",
+        epochs=10,
         batch_size=64,
-        learning_rate=0.3,
-        weight_decay=2e-4,
+        learning_rate=0.1,
+        muon_rate=0.05,
         plain_end=0.1,
         rotation=12,
         scale=0.12,
@@ -351,10 +352,11 @@ def tiny10k() -> Config:
     """The most accurate network of under 10,000 parameters."""
     return improved(
         "tiny10k",
-        "conv3:24 separable3:76 pool separable3:76 again again again",
+        "conv3:8 separable3:80 pool separable3:80 again again again",
+        epochs=10,
         batch_size=64,
-        learning_rate=0.4,
-        weight_decay=5e-5,
+        learning_rate=0.1,
+        muon_rate=0.05,
         plain_end=0.1,
     )
 
