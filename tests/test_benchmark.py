@@ -18,7 +18,9 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> dict:
 @pytest.mark.slow
 def test_all_presets_are_measured_beside_the_literal_recipe(timed: dict) -> None:
     rows = timed["presets"]
-    assert [*rows] == ["notebook", "sprint", "classic"]
+    assert [name for name in rows if "float32" not in name] == ["notebook", "sprint", "classic"]
+    chosen = rows["classic"]["precision"]
+    assert ("classic in float32" in rows) == (chosen == "bfloat16")
     assert rows["notebook"]["times_as_fast"] == rows["notebook"]["share_of_literal"] == 1
     assert rows["notebook"]["precision"] == "float32"
     for row in rows.values():
@@ -45,11 +47,7 @@ def test_the_profile_knows_what_a_recipe_does(timed: dict) -> None:
 @pytest.mark.slow
 def test_the_tables_have_a_row_for_everything(timed: dict) -> None:
     speed = benchmark.speed_table(timed).splitlines()
-    assert [line.split("|")[1].strip() for line in speed[2:]] == [
-        "`notebook`",
-        "`sprint`",
-        "`classic`",
-    ]
+    assert [line.split("|")[1].strip() for line in speed[2:5]] == ["notebook", "sprint", "classic"]
     assert "| yes |" in speed[3]
     assert "| not certified |" in speed[4]
     profile = benchmark.profile_table(timed).splitlines()

@@ -1,5 +1,6 @@
 """Studies over seeds: the statistics, the resumable results file, and a real Ray cluster."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tinydigits import Misuse, config
 from tinydigits.certify import certify, describe, verdicts
+from tinydigits.files import read_json
 from tinydigits.model import load_model
 
 
@@ -88,6 +90,17 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
         certify("classic", seeds=1)
     with pytest.raises(Misuse, match="no preset"):
         certify("classical")
+
+
+@pytest.mark.parametrize("name", config.CLAIMS)
+def test_what_a_preset_claims_was_measured_with_its_present_recipe(name: str) -> None:
+    study = read_json(Path(__file__).parents[1] / "results" / f"{name}.json")
+    assert [row["seed"] for row in study["seeds"]] == list(range(study["statistics"]["n"]))
+    assert study["statistics"]["n"] >= 10
+    assert study["statistics"] == describe(study["seeds"])
+    assert study["statistics"]["mean"] >= config.CLAIMS[name]
+    measured = config.Config.from_json({**study["config"], "seed": 0})
+    assert measured == dataclasses.replace(config.preset(name), threads=measured.threads)
 
 
 @pytest.mark.parametrize(("mean", "holds"), [(99.49, False), (99.5, True)])

@@ -20,7 +20,7 @@ from tinydigits import (
     preset,
     summarise,
 )
-from tinydigits.config import Config, parse_layers
+from tinydigits.config import PRESETS, Config, parse_layers
 from tinydigits.model import SHIPPED as SHIPPED_FOLDER
 from tinydigits.model import Network, count_parameters, save_model, total
 
@@ -198,6 +198,17 @@ def test_network_that_leaves_one_pixel_is_not_refused():
     parse_layers(("pool", "pool", "pool", "conv3:1"))
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        *(("tiny20k", 20_000), ("tiny10k", 10_000), ("tiny4k", 4_000), ("tiny2k", 2_000)),
+        *(("tiny1k", 1_000), ("dash", 20_000), ("sprint", 20_000)),
+    ],
+)
+def test_presets_are_as_small_as_their_names_say(name: str, limit: int):
+    assert count_parameters(build_model(preset(name))) < limit
+
+
 @pytest.mark.parametrize("layers", [(), "pool", ("pool",), ("pool", "pool")])
 def test_layers_without_a_convolution_are_refused(layers: tuple[str, ...]):
     with pytest.raises(Misuse, match=r"^layers must"):
@@ -297,5 +308,5 @@ def test_shipped_network_is_as_accurate_as_certified(name: str, mnist: Mnist):
 
 
 def test_shipped_weights_take_little_space():
-    assert SHIPPED
+    assert sorted(PRESETS) == SHIPPED
     assert sum(path.stat().st_size for path in SHIPPED_FOLDER.glob("*.safetensors")) < 500_000
