@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tinydigits import Misuse, ablation, config
+from tinydigits import Failure, Misuse, ablation, config
 
 
 def test_the_way_leads_from_notebook_to_classic() -> None:
@@ -37,6 +37,15 @@ def test_welch_agrees_with_scipy() -> None:
 def test_the_ends_must_be_certified_first(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="certify notebook"):
         ablation.ablate(2, 1, "local", tmp_path)
+
+
+def test_a_gap_is_not_bridged(tmp_path: Path) -> None:
+    """The worth of several changes must not pass for that of the last one."""
+    for name in ("notebook", "classic"):
+        rows = [{"accuracy": 99.0}, {"accuracy": 99.1}]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"seeds": rows}))
+    with pytest.raises(Failure, match=r"ablation-1\.json is missing"):
+        ablation.read_rows(tmp_path)
 
 
 @pytest.mark.slow

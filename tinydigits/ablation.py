@@ -9,7 +9,7 @@ from typing import Any
 
 from tinydigits.certify import Backend, describe, train_seeds
 from tinydigits.config import Config, preset
-from tinydigits.files import Misuse, read_json
+from tinydigits.files import Failure, Misuse, read_json
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     (
@@ -61,18 +61,21 @@ def ablate(seeds: int, jobs: int, backend: Backend, folder: Path) -> list[dict[s
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The way from `notebook` to `classic`, as far as there are results in `folder`.
+    """The way from `notebook` to `classic`, as `ablate` has measured it.
 
     Returns:
         A row for each recipe: change, n, mean and sd (percent), and, but for the first row,
         worth: the mean's difference to the row before, and worth_error: half the width of its
         95 % confidence interval (Welch's t, for two groups that may spread differently).
+
+    Raises:
+        Failure: a recipe's results are missing.
     """
     rows: list[dict[str, Any]] = []
     for change, config in recipes():
         path = folder / f"{config.name}.json"
         if not path.exists():
-            continue
+            raise Failure(f"{path} is missing: make it with tinydigits ablation.")
         numbers = describe(read_json(path)["seeds"])
         row = {"change": change, **{key: numbers[key] for key in ("n", "mean", "sd")}}
         if rows:
