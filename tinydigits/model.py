@@ -88,9 +88,9 @@ def conv_block(
 def after_convolution(channels: int, dropout: float, scale: bool) -> list[nn.Module]:
     """BatchNorm, ReLU and dropout.
 
-    Without `scale`, BatchNorm learns to shift but not to scale the channels: the convolution that
-    follows can scale them as well, for ReLU commutes with it, and small networks have no
-    parameters to give away.
+    Without `scale`, BatchNorm learns to shift but not to scale the channels. A convolution that
+    follows can scale them as well, for ReLU lets a positive factor through, and small networks
+    have no parameters to give away.
     """
     norm = nn.BatchNorm2d(channels)
     norm.weight.requires_grad_(scale)
