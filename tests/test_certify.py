@@ -103,6 +103,16 @@ def test_what_a_preset_claims_was_measured_with_its_present_recipe(name: str) ->
     assert measured == dataclasses.replace(config.preset(name), threads=measured.threads)
 
 
+def test_the_default_preset_passes_the_goal_with_nearly_every_seed() -> None:
+    numbers = read_json(Path(__file__).parents[1] / "results" / "classic.json")["statistics"]
+    assert numbers["over_goal"] / numbers["n"] >= 0.9
+
+
+def test_no_preset_trains_longer_than_it_may() -> None:
+    assert all(make().epochs <= 15 for make in config.PRESETS.values())
+    assert config.sprint().epochs == 1
+
+
 @pytest.mark.parametrize(("mean", "holds"), [(99.49, False), (99.5, True)])
 def test_verdicts_judge_the_goals_and_the_claim(mean: float, holds: bool) -> None:
     study = {

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_documents_say_what_the_results_say() -> None:
-    for path, name, table in ladder.tables(ROOT / "results", ROOT / "README.md"):
+    for path, name, table in ladder.all_tables(ROOT / "results", ROOT / "README.md"):
         text = path.read_text(encoding="utf-8")
         assert ladder.replace_table(text, name, table) == text, f"{path}: run `tinydigits ladder`"
 

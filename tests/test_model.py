@@ -178,7 +178,7 @@ def test_repeated_weights_are_counted_and_saved_once_and_trained_by_every_use(tm
 
 WORDS_WITHOUT_SENSE = """
     conv conv2:4 conv3:0 conv3:-1 conv3:10000 conv:3 Pool pool2 depthwise3:4 separable3
-    separable3:4:4 again3 again:4 💥
+    separable3:4:4 separable1:4 depthwise1 again3 again:4 💥
 """
 
 
@@ -192,6 +192,12 @@ def test_word_that_is_no_layer_is_named(word: str):
 def test_network_that_leaves_nothing_of_the_image_is_refused():
     with pytest.raises(Misuse, match=r"nothing is left of the 28x28 image after 'conv5:1'"):
         parse_layers(("pool", "pool", "pool", "conv5:1"))
+
+
+def test_network_of_endless_depth_is_refused():
+    """A file could ask for it in a few kilobytes: 1x1 windows leave the image as large as it is."""
+    with pytest.raises(Misuse, match="at most 100 words"):
+        parse_layers(("conv1:1", *["again"] * 100))
 
 
 def test_network_that_leaves_one_pixel_is_not_refused():

@@ -7,21 +7,19 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tinydigits.certify import Backend, describe, train_seeds
+from tinydigits.certify import Backend, read_study, train_seeds, without_seed
 from tinydigits.config import Config, preset
-from tinydigits.files import Failure, Misuse, read_json
+from tinydigits.files import Failure, Misuse
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     (
-        "bfloat16 where there are units for it, channels last",
+        "arithmetic for speed: bfloat16 where there are units for it, channels last",
         {"precision": "auto", "channels_last": True},
     ),
     ("no dropout", {"dropout": 0.0}),
     ("a one-cycle schedule", {"schedule": "one-cycle"}),
-    (
-        "peak learning rate 0.4 for 0.01, Nesterov momentum",
-        {"learning_rate": 0.4, "nesterov": True},
-    ),
+    ("peak learning rate 0.4 for 0.01", {"learning_rate": 0.4}),
+    ("Nesterov momentum", {"nesterov": True}),
     ("augmentation", {"rotation": 10, "scale": 0.1, "shear": 0.1, "shift": 1.25}),
     ("averaged weights", {"averaging": 0.998}),
     ("no augmentation in the last tenth", {"plain_end": 0.1}),
@@ -56,7 +54,7 @@ def ablate(seeds: int, jobs: int, backend: Backend, folder: Path) -> list[dict[s
         if not (folder / f"{name}.json").exists():
             raise Misuse(f"{folder} lacks {name}.json: run tinydigits certify {name} first.")
     for _, config in recipes()[1:-1]:
-        train_seeds(config, seeds, jobs, backend, folder)
+        train_seeds(config, seeds, jobs, backend, folder, keep_weights=False)
     return read_rows(folder)
 
 
@@ -65,28 +63,31 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
     Returns:
         A row for each recipe: change, n, mean and sd (percent), and, but for the first row,
-        worth: the mean's difference to the row before, and worth_error: half the width of its
-        95 % confidence interval (Welch's t, for two groups that may spread differently).
+        worth: the mean's difference to the row before, and margin: half the width of its 95 %
+        confidence interval.
 
     Raises:
-        Failure: a recipe's results are missing.
+        Failure: a recipe's results are missing, incomplete, or those of another recipe.
     """
     rows: list[dict[str, Any]] = []
     for change, config in recipes():
         path = folder / f"{config.name}.json"
         if not path.exists():
             raise Failure(f"{path} is missing: make it with tinydigits ablation.")
-        numbers = describe(read_json(path)["seeds"])
-        row = {"change": change, **{key: numbers[key] for key in ("n", "mean", "sd")}}
+        study = read_study(path)
+        here = without_seed(config) | {"threads": study["config"]["threads"]}
+        if study["config"] != here:
+            raise Failure(f"{path} is of another recipe: remove it and run tinydigits ablation.")
+        row = {"change": change, **{key: study["statistics"][key] for key in ("n", "mean", "sd")}}
         if rows:
             row["worth"] = row["mean"] - rows[-1]["mean"]
-            row["worth_error"] = welch(row["n"], row["sd"], rows[-1]["n"], rows[-1]["sd"])
+            row["margin"] = welch_margin(row["n"], row["sd"], rows[-1]["n"], rows[-1]["sd"])
         rows.append(row)
     return rows
 
 
-def welch(n1: int, sd1: float, n2: int, sd2: float) -> float:
-    """Half the width of the 95 % confidence interval of a difference between two means.
+def welch_margin(n1: int, sd1: float, n2: int, sd2: float) -> float:
+    """Half the width of the 95 % confidence interval of a difference between two groups' means.
 
     Welch 1947, "The generalization of Student's problem when several different population
     variances are involved".
@@ -105,7 +106,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| the change | accuracy %, mean ± sd (n) | worth, with its 95 % interval |"]
     lines.append("|---|--:|--:|")
     for row in rows:
-        worth = f"{row['worth']:+.3f} ± {row['worth_error']:.3f}" if "worth" in row else ""
+        worth = f"{row['worth']:+.3f} ± {row['margin']:.3f}" if "worth" in row else ""
         lines.append(
             f"| {row['change']} | {row['mean']:.3f} ± {row['sd']:.3f} ({row['n']}) | {worth} |"
         )

@@ -15,7 +15,7 @@ from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from tinydigits.config import CLAIMS, Config, preset
-from tinydigits.files import Failure, Misuse, read_json, write_atomically, write_json
+from tinydigits.files import Failure, Misuse, read_json, reason, write_atomically, write_json
 from tinydigits.machine import choose_device, describe_machine, precision_name
 from tinydigits.model import build_model, count_parameters, save_model
 from tinydigits.training import (
@@ -39,21 +39,22 @@ def certify(
 ) -> dict[str, Any]:
     """Train a preset from the seeds 0 to `seeds` - 1 and write `folder`/`name`.json.
 
+    The weights of seed 0 are kept beside it.
+
     Args: `name` is the preset's; the others are those of `train_seeds`.
 
     Returns and raises: as `train_seeds`, and Misuse where there is no such preset.
     """
-    return train_seeds(preset(name), seeds, jobs, backend, folder)
+    return train_seeds(preset(name), seeds, jobs, backend, folder, keep_weights=True)
 
 
 def train_seeds(
-    config: Config, seeds: int, jobs: int, backend: Backend, folder: Path
+    config: Config, seeds: int, jobs: int, backend: Backend, folder: Path, keep_weights: bool
 ) -> dict[str, Any]:
     """Train a network from the seeds 0 to `seeds` - 1 and write the results to `folder`.
 
     The file is written again after every round of seeds, and what is in it is not trained again,
-    so a study that was interrupted goes on with the seeds that are missing. The weights of seed 0
-    are kept beside it.
+    so a study that was interrupted goes on with the seeds that are missing.
 
     Args:
         config: the training; its seed and threads do not matter. Its name is the file's.
@@ -63,6 +64,7 @@ def train_seeds(
         backend: "local" for processes of this machine, "ray" for a Ray cluster (the one that
             RAY_ADDRESS names, or a new one).
         folder: where the results go.
+        keep_weights: whether to keep the weights of seed 0 beside them.
 
     Returns:
         What the file holds: the seeds' results, their statistics, and all that is needed to
@@ -122,12 +124,32 @@ def train_seeds(
             )
             for row, weights in results:  # pyright: ignore[reportGeneralTypeIssues]
                 done.append(row)
-                if row["seed"] == 0:
+                if row["seed"] == 0 and keep_weights:
                     write_atomically(folder / f"{name}.safetensors", weights)
             done.sort(key=lambda row: row["seed"])
             write_json(path, {**study, "statistics": describe(done), "seeds": done})
             bar.update(len(of_round))
     return read_json(path)
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """A study of two or more seeds, as `train_seeds` wrote it.
+
+    Raises:
+        Failure: there is none in `path`.
+    """
+    study = read_json(path)
+    try:
+        if len(study["seeds"]) < 2:
+            raise ValueError("it has a single seed")
+        study["statistics"] = describe(study["seeds"])
+        study["config"] = without_seed(Config.from_json(study["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(
+            f"{path} does not hold two or more seeds of a study ({reason(error)}): the command "
+            "that makes it completes it, or starts again once it is removed."
+        ) from error
+    return study
 
 
 def without_seed(config: Config) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         threads: int = 0,
         out: Path | None = None,
     ) -> None:
-        """Time the training of presets against the notebook's literal recipe, in turn with it.
+        """Time the training of presets on the CPU, in turn with the notebook's literal recipe.
 
         Prints Markdown tables: how fast each is, and where the time of a training step goes.
 
@@ -212,8 +212,6 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         from tinydigits.files import write_json
 
         timed = benchmark(recipes or tuple(PRESETS), results, rounds=rounds, threads=threads)
-        print(f"{timed['processor']}, {timed['threads']} threads; the data took ", end="")
-        print(f"{timed['seconds_to_load']:.1f} s to load, which is not counted below\n")
         print(speed_table(timed), end="\n\n")
         print(profile_table(timed))
         if out is not None:

@@ -73,24 +73,29 @@ class Network(nn.Module):
 def conv_block(
     kind: str, channels_in: int, channels_out: int, window: int, dropout: float
 ) -> nn.Sequential:
-    """Convolution without bias or padding, BatchNorm, ReLU and dropout, in that order."""
-    groups = 1 if kind == "conv" else channels_in
-    width = channels_out if kind == "conv" else channels_in
-    convolution = nn.Conv2d(channels_in, width, window, groups=groups, bias=False)
+    """Convolution without bias or padding, BatchNorm, ReLU and dropout, in that order.
+
+    `kind` is conv, depthwise (which needs as many channels out as in) or separable, as in
+    `parse_layers`. Activations (B, channels_in, h, w) become
+    (B, channels_out, h - window + 1, w - window + 1).
+    """
+    if kind == "conv":
+        convolution = nn.Conv2d(channels_in, channels_out, window, bias=False)
+    else:
+        convolution = nn.Conv2d(channels_in, channels_in, window, groups=channels_in, bias=False)
     if kind == "separable":
         pointwise = nn.Conv2d(channels_in, channels_out, 1, bias=False)
         convolution = nn.Sequential(convolution, pointwise)
-    return nn.Sequential(
-        convolution, *after_convolution(channels_out, dropout, scale=kind != "separable")
-    )
+    scale = kind != "separable"
+    return nn.Sequential(convolution, *after_convolution(channels_out, dropout, scale))
 
 
 def after_convolution(channels: int, dropout: float, scale: bool) -> list[nn.Module]:
     """BatchNorm, ReLU and dropout.
 
-    Without `scale`, BatchNorm learns to shift but not to scale the channels. A convolution that
-    follows can scale them as well, for ReLU lets a positive factor through, and small networks
-    have no parameters to give away.
+    Without `scale`, BatchNorm learns to shift but not to scale the channels. That saves small
+    networks a parameter per channel, and mostly the convolution that follows can scale them as
+    well, for ReLU lets a positive factor through.
     """
     norm = nn.BatchNorm2d(channels)
     norm.weight.requires_grad_(scale)
@@ -108,11 +113,11 @@ class Again(nn.Sequential):
         """Repeat `block`, a `conv_block` or another `Again`, which keeps the number of channels."""
         super().__init__(*after_convolution(channels, dropout, scale=False))
         # In a tuple, where PyTorch neither counts nor saves the weights a second time.
-        self.convolution = block.convolution if isinstance(block, Again) else (block[0],)
+        self.repeated = block.repeated if isinstance(block, Again) else (block[0],)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Activations (B, C, h, w) to (B, C, h - window + 1, w - window + 1)."""
-        return super().forward(self.convolution[0](input))
+        return super().forward(self.repeated[0](input))
 
 
 def build_model(config: Config) -> Network:
