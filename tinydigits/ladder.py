@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ANCHORS = (
     # label, trainable parameters, accuracy (%), how it was measured and where it was read
     (
-        "EfficientMnist",
+        "Under20K",
         13_562,
         99.53,
         "last epoch, one seed, 20 epochs: divya-r-kamat/EfficientMnist-Under20K",
@@ -188,7 +188,7 @@ def figure(studies: list[dict[str, Any]]) -> Figure:
     from tinydigits.model import summarise, total
     from tinydigits.pictures import Picture
 
-    drawing = Picture(8, 5)
+    drawing = Picture(8, 7)
     axes = drawing.subplots()
     for study in studies:
         numbers = study["statistics"]
@@ -199,8 +199,9 @@ def figure(studies: list[dict[str, Any]]) -> Figure:
         axes.annotate(
             study["preset"],
             (parameters, numbers["mean"]),
-            xytext=(6, 6),
+            xytext=(6, 0),
             textcoords="offset points",
+            verticalalignment="center",
             color="#0072b2",
         )
     for label, parameters, accuracy, _ in ANCHORS:
@@ -208,8 +209,10 @@ def figure(studies: list[dict[str, Any]]) -> Figure:
         axes.annotate(
             label,
             (parameters, accuracy),
-            xytext=(6, -12),
+            xytext=(-6, 0),
             textcoords="offset points",
+            horizontalalignment="right",
+            verticalalignment="center",
             color="#555555",
             fontsize=8,
         )
