@@ -1,6 +1,7 @@
 import ast
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from tinydigits import Mnist, config
 from tinydigits.config import PRESETS
 
 Command = Callable[..., Outcome]
+ROOT = Path(__file__).parents[1]
 
 
 # --------------------------------------------------------------------------------------- help
@@ -108,6 +110,9 @@ def test_help_answers_in_under_half_a_second():
         (["train", "--batch-size", "59999"], "leaves a single digit for the last batch"),
         (["benchmark", "--rounds", "0"], "benchmark needs at least 1 round"),
         (["data", "--data", "/nowhere"], "The data folder /nowhere is not a folder"),
+        (["train", "--layers", "conv3:4", "conv3:5", "again"], "as many channels going out as"),
+        (["certify", "classic", "--seeds", "1"], "at least 2 seeds"),
+        (["ablation", "--folder", "/nowhere"], "run tinydigits certify notebook first"),
     ],
 )
 def test_misuse_is_one_sentence(command: Command, arguments: list[str], message: str):
@@ -126,6 +131,22 @@ def test_unreadable_options_exit_with_2_and_no_traceback(command: Command, argum
     assert outcome.exit_code == 2
     assert outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_a_ladder_without_results_says_how_to_make_them(command: Command, tmp_path: Path):
+    outcome = command("ladder", "--results", tmp_path)
+    assert outcome.exit_code == 1
+    assert "make some with tinydigits certify PRESET" in outcome.sentence
+
+
+def test_damaged_results_leave_the_documents_alone(command: Command, tmp_path: Path):
+    results = Path(shutil.copytree(ROOT / "results", tmp_path / "results"))
+    (results / "classic.json").write_text('{"seeds": [{"accuracy": 99.5}]}')
+    (tmp_path / "README.md").write_text("as it was")
+    outcome = command("ladder", "--results", results, "--readme", tmp_path / "README.md")
+    assert outcome.exit_code == 1
+    assert "classic.json does not hold two or more seeds" in outcome.sentence
+    assert (tmp_path / "README.md").read_text() == "as it was"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this computer has CUDA")
