@@ -342,6 +342,17 @@ def tiny20k() -> Config:
     )
 
 
+def tiny10k() -> Config:
+    """As accurate as we get it with under 10,000 parameters."""
+    return improved(
+        "tiny10k",
+        "conv3:24 separable3:76 pool separable3:76 again again again",
+        learning_rate=0.1,
+        muon_rate=0.05,
+        weight_decay=5e-4,
+    )
+
+
 def tiny4k() -> Config:
     """As accurate as we get it with under 4,000 parameters."""
     layers = "conv3:20 separable3:40 pool separable3:40 again again again"
@@ -394,12 +405,13 @@ def sprint() -> Config:
 
 PRESETS: dict[str, Callable[[], Config]] = {
     make.__name__: make
-    for make in (notebook, classic, tiny20k, tiny4k, tiny2k, tiny1k, dash, sprint)
+    for make in (notebook, classic, tiny20k, tiny10k, tiny4k, tiny2k, tiny1k, dash, sprint)
 }
 DEFAULT_PRESET = "classic"
 CLAIMS = {
     "classic": 99.50,
     "tiny20k": 99.66,
+    "tiny10k": 99.58,
     "tiny4k": 99.45,
     "tiny2k": 99.28,
     "tiny1k": 98.85,
