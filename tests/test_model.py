@@ -206,7 +206,15 @@ def test_network_that_leaves_one_pixel_is_not_refused():
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("tiny4k", 4_000), ("tiny2k", 2_000), ("tiny1k", 1_000), ("dash", 20_000), ("sprint", 20_000)],
+    [
+        ("tiny20k", 20_000),
+        ("tiny10k", 10_000),
+        ("tiny4k", 4_000),
+        ("tiny2k", 2_000),
+        ("tiny1k", 1_000),
+        ("dash", 20_000),
+        ("sprint", 20_000),
+    ],
 )
 def test_presets_are_as_small_as_their_names_say(name: str, limit: int):
     assert count_parameters(build_model(preset(name))) < limit
