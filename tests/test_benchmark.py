@@ -53,8 +53,11 @@ def test_the_profile_knows_what_a_recipe_does(timed: dict) -> None:
     assert rows["classic"]["profile"]["augmentation"] > 0
     assert 0 < rows["classic"]["augmentation_share"] < 1
     assert rows["sprint"]["augmentation_share"] == 0
+    # SGD is cheap beside what it optimises; Muon on small batches need not be.
+    classic = rows["classic"]["profile"]
+    assert classic["convolutions, backward"] > classic["optimiser"]
     for row in rows.values():
-        assert row["profile"]["convolutions, backward"] > row["profile"]["optimiser"]
+        assert row["profile"]["convolutions, backward"] > 0
         assert min(row["profile"][part] for part in ("BatchNorm, forward", "ReLU", "pooling")) > 0
 
 
