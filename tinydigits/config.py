@@ -372,15 +372,16 @@ def tiny1k() -> Config:
 
 
 def dash() -> Config:
-    """99.4 % in as little time as we can: two epochs."""
+    """99.4 % in as little time as we can."""
+    # Multiples of 16 channels: with others, bfloat16 operators fill no vector register and crawl.
     return improved(
         "dash",
-        "conv3:8 conv3:12 pool conv3:20 conv3:22 conv3:26 conv3:28",
+        "conv3:16 pool conv3:16 conv3:16 conv3:32 conv3:32",
         augmentation=0.5,
         epochs=2,
         batch_size=128,
         learning_rate=0.2,
-        muon_rate=0.07,
+        muon_rate=0.05,
         weight_decay=5e-4,
         plain_end=0,
         averaging=0.98,
