@@ -132,11 +132,13 @@ def probes_table(path: Path) -> str:
     ]
     for probe in sorted(read_json(path)["probes"], key=lambda probe: -probe["parameters"]):
         changed = ", ".join(f"{name} {value}" for name, value in probe["changes"].items())
-        averaged = probe["averaged_accuracy"]
+        last, averaged = (
+            "" if accuracy is None else f"{accuracy:.2f}"
+            for accuracy in (probe["accuracy"], probe["averaged_accuracy"])
+        )
         lines.append(
             f"| {probe['parameters']:,} | {' '.join(probe['layers'])} | {probe['epochs']} "
-            f"| {changed} | {probe['loss']:.4f} | {probe['accuracy']:.2f} "
-            f"| {'' if averaged is None else f'{averaged:.2f}'} |"
+            f"| {changed} | {probe['loss']:.4f} | {last} | {averaged} |"
         )
     return "\n".join(lines)
 
