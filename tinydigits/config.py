@@ -87,6 +87,9 @@ class Config:
     averaging: float = 0.0
     """Use a running average of the weights: what it keeps at each step, 0 (off) to under 1."""
 
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all ten classes in training, 0 to under 1."""
+
     seed: int = 1
     """Decides the first weights, the order of the digits and every other random number."""
 
@@ -120,7 +123,8 @@ class Config:
             if getattr(self, name) >= limit:
                 raise Misuse(f"{name} must be below {limit:,}, not {getattr(self, name)}.")
         require_number(self, "learning_rate", above=0)
-        for name in ("dropout", "momentum", "warm_up", "scale", "shear", "averaging"):
+        shares = "dropout momentum warm_up scale shear averaging label_smoothing"
+        for name in shares.split():
             require_number(self, name, minimum=0, below=1)
         require_number(self, "muon_rate", minimum=0)
         for name, maximum in (("weight_decay", 1), ("plain_end", 1), ("rotation", 180)):

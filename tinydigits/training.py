@@ -345,7 +345,8 @@ def train_step(
         progress: the share of all steps that is done after this one.
 
     Returns:
-        The mean loss of the batch and its log-probabilities (B, 10), from before the update.
+        The mean loss of the batch, without label smoothing so that it compares with the test loss,
+        and its log-probabilities (B, 10); both from before the update.
     """
     config = run.config
     augmented = config.rotation or config.scale or config.shear or config.shift
@@ -358,7 +359,10 @@ def train_step(
     with torch.autocast(run.device.type, precision, enabled=precision != torch.float32):
         log_probs = run.model(images)
     loss = F.nll_loss(log_probs, labels)
-    loss.backward()
+    if config.label_smoothing:  # Szegedy et al. 2016, "Rethinking the Inception Architecture"
+        torch.lerp(loss, -log_probs.mean(), config.label_smoothing).backward()
+    else:
+        loss.backward()
     run.optimizer.step()
     if run.average is not None:
         run.average.update_parameters(run.model)
