@@ -397,7 +397,7 @@ def sprint() -> Config:
     return improved(
         "sprint",
         "conv3:8 conv3:12 pool conv3:20 conv3:22 conv3:26 conv3:28",
-        augmentation=0,
+        augmentation=0.3,
         epochs=1,
         batch_size=32,
         learning_rate=0.1,
@@ -405,6 +405,7 @@ def sprint() -> Config:
         weight_decay=5e-4,
         plain_end=0,
         averaging=0.99,
+        label_smoothing=0.1,
     )
 
 
