@@ -393,7 +393,7 @@ def dash() -> Config:
 
 
 def sprint() -> Config:
-    """As accurate as we get it in a single epoch."""
+    """99.4 % in a single epoch."""
     return improved(
         "sprint",
         "conv3:8 conv3:12 pool conv3:20 conv3:22 conv3:26 conv3:28",
@@ -422,7 +422,7 @@ CLAIMS = {
     "tiny2k": 99.28,
     "tiny1k": 98.85,
     "dash": 99.40,
-    "sprint": 99.30,
+    "sprint": 99.40,
 }
 """The mean accuracy on the test set, in percent, that a preset claims to reach."""
 
