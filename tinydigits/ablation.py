@@ -25,6 +25,10 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("no augmentation in the last tenth", {"plain_end": 0.1}),
     ("weight decay of 2e-5", {"weight_decay": 2e-5}),
     ("batches of 64 for 128", {"batch_size": 64}),
+    (
+        "Muon for the convolutions inside, SGD at 0.1 for the rest",
+        {"muon_rate": 0.05, "learning_rate": 0.1},
+    ),
 )
 """What turns `notebook` into `classic`, in this order: in words, and as fields of `Config`."""
 
