@@ -45,17 +45,17 @@ def test_the_profile_knows_what_a_recipe_does(timed: dict) -> None:
         assert row["profile"]["optimiser"] > 0
         assert row["profile"]["the rest"] > 0
     # Muon computes more than SGD does, and most of it in operators that it calls.
-    optimisers = [rows[name]["profile"]["optimiser"] for name in ("sprint", "classic")]
+    optimisers = [rows[name]["profile"]["optimiser"] for name in ("sprint", "notebook")]
     assert optimisers[0] > optimisers[1]
     assert rows["notebook"]["profile"]["augmentation"] == 0
     assert rows["notebook"]["profile"]["dropout"] > 0
     assert rows["classic"]["profile"]["dropout"] == 0
     assert rows["classic"]["profile"]["augmentation"] > 0
     assert 0 < rows["classic"]["augmentation_share"] < 1
-    assert rows["sprint"]["augmentation_share"] == 0
+    assert rows["notebook"]["augmentation_share"] == 0
     # SGD is cheap beside what it optimises; Muon on small batches need not be.
-    classic = rows["classic"]["profile"]
-    assert classic["convolutions, backward"] > classic["optimiser"]
+    literal = rows["notebook"]["profile"]
+    assert literal["convolutions, backward"] > literal["optimiser"]
     for row in rows.values():
         assert row["profile"]["convolutions, backward"] > 0
         assert min(row["profile"][part] for part in ("BatchNorm, forward", "ReLU", "pooling")) > 0
