@@ -78,11 +78,12 @@ def test_flops_of_a_step_by_hand() -> None:
     assert benchmark.step_flops(one) == 3 * 2 * (18 * 26 * 26 + 20) * 10
 
 
-def test_a_convolution_is_nothing_but_a_convolution() -> None:
+def test_a_convolution_is_nothing_but_a_convolution(capfd: pytest.CaptureFixture[str]) -> None:
     """The names of PyTorch's operators change: this notices when the parts no longer fit."""
     layer, images = nn.Conv2d(3, 3, 3), torch.randn(8, 3, 28, 28)
     with benchmark.profile(activities=[benchmark.ProfilerActivity.CPU]) as recorded:
         seconds = benchmark.seconds_of(lambda: layer(images).sum().backward())
+    assert capfd.readouterr().err == ""
     shares = benchmark.shares_of_parts(recorded.key_averages(), seconds)
     assert shares["convolutions, forward"] > 0
     assert shares["convolutions, backward"] > 0

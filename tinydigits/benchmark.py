@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,9 @@ from tinydigits.files import Misuse
 from tinydigits.machine import choose_precision, describe_machine, precision_name
 from tinydigits.model import summarise, total
 from tinydigits.training import ACCURACY_GOAL, Run, prepare, train_step
+
+# Else the profiler tells on standard error that it starts and stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 LITERAL = "notebook"
 
