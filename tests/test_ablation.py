@@ -1,6 +1,7 @@
 """The way from the notebook's recipe to classic: what it is made of, and its statistics."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def test_the_way_leads_from_notebook_to_classic() -> None:
 
 def test_every_step_changes_something_for_good() -> None:
     """A later step that takes a field back would make the earlier one look pointless."""
-    changed = [field for _, fields in ablation.CHANGES for field in fields]
-    assert len(changed) == len(set(changed))
+    way = [dataclasses.asdict(made) for _, made in ablation.recipes()]
+    for field in way[0]:
+        values = [value for value, _ in itertools.groupby(made[field] for made in way)]
+        assert len(values) == len(set(values)), field
     for before, after in zip(ablation.recipes(), ablation.recipes()[1:], strict=False):
         a, b = dataclasses.asdict(before[1]), dataclasses.asdict(after[1])
         assert {key for key in a if a[key] != b[key]} - {"name"}
@@ -42,8 +45,11 @@ def test_the_ends_must_be_certified_first(tmp_path: Path) -> None:
 
 def write_study(folder: Path, made: config.Config, *accuracies: float) -> None:
     study = {
+        "processor": "abacus",
+        "threads_per_seed": 1,
+        "versions": {"torch": "2"},
         "config": without_seed(made),
-        "seeds": [{"accuracy": accuracy} for accuracy in accuracies],
+        "seeds": [{"seed": i, "accuracy": accuracy} for i, accuracy in enumerate(accuracies)],
     }
     (folder / f"{made.name}.json").write_text(json.dumps(study))
 
@@ -67,10 +73,18 @@ def test_results_of_another_recipe_are_refused(tmp_path: Path) -> None:
         ablation.read_rows(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"seeds": [{"accuracy": 99}], "config": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        '{"seeds": [{"accuracy": 99}, {"accuracy": 99}], "config": {"layers": ["conv3:2"]}}',
+        '{"seeds": [{"seed": 0, "accuracy": 99}], "config": {"layers": ["conv3:2"]}}',
+    ],
+)
 def test_a_study_that_is_damaged_or_cut_short_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "notebook.json").write_text(text)
-    with pytest.raises(Failure, match="does not hold two or more seeds"):
+    with pytest.raises(Failure, match="does not hold 2 or more seeds"):
         ablation.read_rows(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """The timings: complete, consistent with each other, and blind to nothing that they should see."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def timed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("results")
     for name, seeds in (("sprint", 10), ("classic", 2)):  # two are too few to be certain
-        rows = [{"accuracy": 99.4}] * seeds
+        rows = [{"seed": seed, "accuracy": 99.4} for seed in range(seeds)]
         made = config.preset(name).to_json()
         write_json(folder / f"{name}.json", {"config": made, "seeds": rows})
     return benchmark.benchmark(("sprint", "classic"), folder, rounds=1, steps=10)
@@ -89,6 +90,17 @@ def test_a_convolution_is_nothing_but_a_convolution(capfd: pytest.CaptureFixture
     assert shares["convolutions, backward"] > 0
     assert shares["BatchNorm, forward"] == shares["ReLU"] == shares["optimiser"] == 0
     assert 0 < shares["the rest"] < 1
+
+
+def test_the_committed_timings_are_of_the_present_recipes_and_results() -> None:
+    rows = read_json(RESULTS / "benchmark.json")["presets"]
+    assert {*config.PRESETS} <= {*rows}
+    for name, row in rows.items():
+        timed = config.Config.from_json(row["config"])
+        recipe = config.preset(name.removesuffix(" in float32"))
+        same = {field: getattr(timed, field) for field in ("threads", "device", "precision")}
+        assert timed == dataclasses.replace(recipe, **same)
+        assert row["certified_mean"] == benchmark.certified_mean(RESULTS, name)
 
 
 def test_the_committed_timings_reach_what_was_asked_for() -> None:

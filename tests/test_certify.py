@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tinydigits import Misuse, config
+from tinydigits import Failure, Misuse, config
 from tinydigits.certify import certify, describe, verdicts
 from tinydigits.files import read_json
 from tinydigits.model import load_model
@@ -83,6 +83,28 @@ def test_a_ray_cluster_gives_the_same_weights(cheap: str, tmp_path: Path) -> Non
         ray.shutdown()
     for here, there in zip(local["seeds"], cluster["seeds"], strict=True):
         assert here["weights_sha256"] == there["weights_sha256"]
+
+
+def test_who_stops_a_study_is_told_how_to_go_on(
+    cheap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(made: config.Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinydigits.certify.train_seed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        certify(cheap, seeds=2, jobs=1, folder=tmp_path)
+    assert "Stopped with 0 of 2 seeds; the same command goes on" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["[]", '{"seeds": [{"accuracy": 1}]}', '{"seeds": []}'])
+def test_a_file_that_holds_no_study_is_named_and_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "classic.json"
+    path.write_text(content)
+    with pytest.raises(Failure, match=r"classic\.json does not hold 1 or more seeds"):
+        certify("classic", folder=tmp_path)
+    assert path.read_text() == content
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:

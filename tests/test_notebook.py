@@ -1,5 +1,7 @@
 """The notebook: as it is committed, and executed from top to bottom in its quick mode."""
 
+import dataclasses
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +11,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "mnist.ipynb"
+from tinydigits import ablation, evaluate, preset, training
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "mnist.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,22 @@ def test_the_committed_notebook_covers_the_six_sections(committed):
 def test_the_committed_notebook_was_not_executed_in_quick_mode(committed):
     assert "19,664 parameters" in shown_text(committed)
     assert "This execution was shortened" not in shown_text(committed)
+
+
+def test_the_committed_notebook_was_executed_with_the_present_code_and_recipe(committed):
+    text = shown_text(committed)
+    for shown in (training.train_one_epoch, training.train_step, evaluate):
+        assert inspect.getsource(shown).rstrip() in text
+    for field, value in dataclasses.asdict(preset("classic")).items():
+        assert f"| `{field}` | {' '.join(value) if field == 'layers' else value} |" in text
+    for row in ablation.read_rows(ROOT / "results"):
+        assert f"{row['mean']:.3f} ± {row['sd']:.3f} | {row['n']} |" in text
+
+
+def test_the_committed_notebook_meets_all_goals(committed):
+    text = shown_text(committed)
+    assert text.count("| **met** |") == 3
+    assert "| **missed** |" not in text
 
 
 @pytest.mark.slow

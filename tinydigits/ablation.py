@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tinydigits.certify import Backend, read_study, train_seeds, without_seed
+from tinydigits.certify import Backend, read_study, train_seeds, trained_on, without_seed
 from tinydigits.config import Config, preset
 from tinydigits.files import Failure, Misuse
 
@@ -66,7 +66,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The way from `notebook` to `classic`, as `ablate` has measured it.
 
     Returns:
-        A row for each recipe: change, n, mean and sd (percent), and, but for the first row,
+        A row for each recipe: change, n, mean and sd (percent), trained_on, and, but for the first,
         worth: the mean's difference to the row before, and margin: half the width of its 95 %
         confidence interval.
 
@@ -83,6 +83,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         if study["config"] != here:
             raise Failure(f"{path} is of another recipe: remove it and run tinydigits ablation.")
         row = {"change": change, **{key: study["statistics"][key] for key in ("n", "mean", "sd")}}
+        row["trained_on"] = trained_on(study)
         if rows:
             row["worth"] = row["mean"] - rows[-1]["mean"]
             row["margin"] = welch_margin(row["n"], row["sd"], rows[-1]["n"], rows[-1]["sd"])
@@ -114,4 +115,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['change']} | {row['mean']:.3f} ± {row['sd']:.3f} ({row['n']}) | {worth} |"
         )
+    first, *others = (row["trained_on"] for row in rows)
+    lines.append(
+        f"\nThe first row trained on {first}, the others on {' and '.join(sorted({*others}))}."
+    )
     return "\n".join(lines)

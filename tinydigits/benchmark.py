@@ -74,11 +74,12 @@ def benchmark(
         threads: CPU threads for all of them, 0 for one per core.
 
     Returns:
-        For each preset seconds per epoch, how many times as fast as the literal recipe that is,
-        the seconds of its whole training and their share of the literal recipe's, its certified
-        mean, FLOP/s achieved (see `step_flops`), the augmentation's share of a step and the shares
-        of `PARTS`. Beside that the FLOP/s of a matrix product in each precision, the seconds that
-        the program takes to start and to load the data, which count nowhere else, and the machine.
+        For each preset its configuration, seconds per epoch, how many times as fast as the literal
+        recipe that is, the seconds of its whole training and their share of the literal recipe's,
+        its certified mean, FLOP/s achieved (see `step_flops`), the augmentation's share of a step
+        and the shares of `PARTS`. Beside that the FLOP/s of a matrix product in each precision, the
+        seconds that the program takes to start and to load the data, which count nowhere else, and
+        the machine.
 
     Raises:
         Misuse: there is no such preset, or nothing to measure.
@@ -96,9 +97,9 @@ def benchmark(
         if name != LITERAL and config.layers == literal_layers and chosen != "float32":
             config = dataclasses.replace(config, precision="float32")
             runs[f"{name} in float32"] = prepare(Path(), config)
-    starting = seconds_of(
-        lambda: subprocess.run([sys.executable, "-c", "import tinydigits.training"])
-    )
+    means = {name: certified_mean(results, name) for name in runs}
+    start = [sys.executable, "-c", "import tinydigits.training"]
+    starting = seconds_of(lambda: subprocess.run(start, check=True))
     loading = seconds_of(load_mnist)
     precisions = {precision_name(run.config, run.device): run for run in runs.values()}
     steps_of = {name: len(batches(run)) for name, run in runs.items()}
@@ -119,13 +120,14 @@ def benchmark(
     for name, run in runs.items():
         training = epoch[name] * run.config.epochs
         rows[name] = {
+            "config": run.config.to_json(),
             "precision": precision_name(run.config, run.device),
             "seconds_per_epoch": epoch[name],
             "times_as_fast": epoch[LITERAL] / epoch[name],
             "epochs": run.config.epochs,
             "seconds": training,
             "share_of_literal": training / literal,
-            "certified_mean": certified_mean(results, name),
+            "certified_mean": means[name],
             "flops_per_second": step_flops(run.config) / median[name],
             "augmentation_share": median[f"{name} augmentation"] / median[name],
             "profile": profile_step(run, steps),

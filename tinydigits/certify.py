@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import statistics
 import subprocess
 import tempfile
@@ -15,8 +14,8 @@ from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from tinydigits.config import CLAIMS, Config, preset
-from tinydigits.files import Failure, Misuse, read_json, reason, write_atomically, write_json
-from tinydigits.machine import choose_device, describe_machine, precision_name
+from tinydigits.files import Failure, Misuse, read_json, reason, say, write_atomically, write_json
+from tinydigits.machine import choose_device, count_cores, describe_machine, precision_name
 from tinydigits.model import build_model, count_parameters, save_model
 from tinydigits.training import (
     ACCURACY_GOAL,
@@ -76,7 +75,7 @@ def train_seeds(
     """
     if seeds < 2 or jobs < 0:
         raise Misuse("A study needs at least 2 seeds (a spread) and 0 or more jobs.")
-    cores = os.cpu_count() or 1
+    cores = count_cores()
     jobs = jobs or cores
     threads = max(1, cores // jobs)
     config = dataclasses.replace(config, threads=threads)
@@ -95,11 +94,7 @@ def train_seeds(
     }
     done: list[dict[str, Any]] = []
     if path.exists():
-        before = read_json(path)
-        if not isinstance(before, dict) or not isinstance(before.get("seeds"), list):
-            raise Failure(f"{path} does not hold the seeds of a study: remove it to start again.")
-        # Through Config, so that options that are newer than the file have their defaults.
-        before["config"] = without_seed(Config.from_json(before.get("config")))
+        before = read_study(path, least=1)
         same = ("config", "precision", "device", "threads_per_seed", "processor", "versions")
         if different := [key for key in same if before.get(key) != study[key]]:
             raise Misuse(
@@ -107,7 +102,7 @@ def train_seeds(
                 "another --folder."
             )
         study, done = before, before["seeds"]
-    missing = [seed for seed in range(seeds) if seed not in {row["seed"] for row in done}]
+    missing = sorted({*range(seeds)} - {row["seed"] for row in done})
     if backend == "ray":
         from ray.util.joblib import register_ray
 
@@ -119,9 +114,13 @@ def train_seeds(
         # In rounds, because not every backend of joblib hands results back one by one.
         for first in range(0, len(missing), jobs):
             of_round = missing[first : first + jobs]
-            results = Parallel()(
-                delayed(train_seed)(dataclasses.replace(config, seed=seed)) for seed in of_round
-            )
+            try:
+                results = Parallel()(
+                    delayed(train_seed)(dataclasses.replace(config, seed=seed)) for seed in of_round
+                )
+            except KeyboardInterrupt:
+                say(f"Stopped with {len(done)} of {seeds} seeds; the same command goes on there.")
+                raise
             for row, weights in results:  # pyright: ignore[reportGeneralTypeIssues]
                 done.append(row)
                 if row["seed"] == 0 and keep_weights:
@@ -132,24 +131,33 @@ def train_seeds(
     return read_json(path)
 
 
-def read_study(path: Path) -> dict[str, Any]:
-    """A study of two or more seeds, as `train_seeds` wrote it.
+def read_study(path: Path, least: int = 2) -> dict[str, Any]:
+    """A study of at least so many seeds, as `train_seeds` wrote it.
 
     Raises:
         Failure: there is none in `path`.
     """
     study = read_json(path)
     try:
-        if len(study["seeds"]) < 2:
-            raise ValueError("it has a single seed")
+        if len({row["seed"] for row in study["seeds"]}) < least:
+            raise ValueError("it has too few")
         study["statistics"] = describe(study["seeds"])
+        # Through Config, so that options that are newer than the file have their defaults.
         study["config"] = without_seed(Config.from_json(study["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise Failure(
-            f"{path} does not hold two or more seeds of a study ({reason(error)}): the command "
+            f"{path} does not hold {least} or more seeds of a study ({reason(error)}): the command "
             "that makes it completes it, or starts again once it is removed."
         ) from error
     return study
+
+
+def trained_on(study: dict[str, Any]) -> str:
+    """What a study's seeds were trained on, for the line under a table."""
+    return (
+        f"{study['processor']}, threads a seed: {study['threads_per_seed']}, "
+        f"PyTorch {study['versions']['torch']}"
+    )
 
 
 def without_seed(config: Config) -> dict[str, Any]:
@@ -221,13 +229,14 @@ def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
 
 
 def commit() -> str | None:
-    """The commit of the working directory, marked where files differ from it; None outside git."""
+    """The commit that this code is of, marked where the code differs from it; None outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -135,6 +135,8 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
     ) -> None:
         """Train a preset from many seeds and judge its claims; an interrupted study goes on.
 
+        The exit code is 1 where the preset misses its own claim or, if it has none, a goal.
+
         Args:
             recipe: The preset's name (see: tinydigits presets).
             seeds: How many seeds, from 0 up.

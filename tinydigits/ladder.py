@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     return [
         (readme, "ladder", ladder_table(studies)),
         (readme, "anchors", anchors_table()),
+        (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
         (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
         (docs / "from-notebook-to-classic.md", "ablation", changes),
         (docs / "performance.md", "speed", speed),
@@ -119,6 +121,19 @@ def replace_table(text: str, name: str, table: str) -> str:
     if not (begin and end):
         raise Failure(f"The document needs the lines {' and '.join(marks)} around its table.")
     return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def replaced_table(path: Path) -> str:
+    """The certifications that a preset's present one replaced, as a Markdown table."""
+    lines = ["| preset | recipe then | accuracy %, mean ± sd (n) | commit | why it was replaced |"]
+    lines.append("|---|---|--:|---|---|")
+    for row in read_json(path):
+        mean, sd = statistics.fmean(row["accuracies"]), statistics.stdev(row["accuracies"])
+        lines.append(
+            f"| `{row['preset']}` | {row['recipe']} | {mean:.3f} ± {sd:.3f} "
+            f"({len(row['accuracies'])}) | {row['commit']} | {row['why']} |"
+        )
+    return "\n".join(lines)
 
 
 def probes_table(path: Path) -> str:
@@ -156,6 +171,7 @@ def anchors_table() -> str:
 
 def ladder_table(studies: list[dict[str, Any]]) -> str:
     """The studies as a Markdown table."""
+    from tinydigits.certify import trained_on
     from tinydigits.model import summarise, total
 
     lines = [
@@ -172,11 +188,7 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
             f"| {numbers['mean']:.3f} ± {numbers['sd']:.3f} ({numbers['n']}) "
             f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
-    trained = {
-        f"{study['processor']}, threads a seed: {study['threads_per_seed']}, "
-        f"PyTorch {study['versions']['torch']}"
-        for study in studies
-    }
+    trained = {trained_on(study) for study in studies}
     lines.append("")
     lines.append(
         "Measured on the test set in float32 after the last epoch, for the seeds 0 to n - 1, none "

@@ -58,10 +58,15 @@ def has_bfloat16_units(device: torch.device) -> bool:
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
+def count_cores() -> int:
+    """The CPU cores that this process may use; a container or a batch system may hold some back."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return there or 1
+
+
 def use_threads(config: Config) -> int:
     """Set the number of CPU threads that `config` asks for, and return it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = config.threads or cores or 1
+    threads = config.threads or count_cores()
     torch.set_num_threads(threads)
     return threads
 

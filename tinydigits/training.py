@@ -107,6 +107,8 @@ def train(config: Config) -> Run:
 
 def complete(run: Run) -> Run:
     """Train what is left of a run, printing a row per epoch, and write its results."""
+    precision = precision_name(run.config, run.device)
+    print(f"{run.config.name} on {run.device} in {precision}, threads: {run.threads}")
     print(HEADER)
     for row in run.history:
         print(format_row(row))
