@@ -210,12 +210,14 @@ def figure(studies: list[dict[str, Any]]) -> Figure:
         axes.errorbar(
             parameters, numbers["mean"], numbers["sd"], fmt="o", color="#0072b2", capsize=3
         )
+        left = parameters < 15_000  # where the names of others are in the way on the right
         axes.annotate(
             study["preset"],
             (parameters, numbers["mean"]),
-            xytext=(6, 0),
+            xytext=(-5, 2) if left else (6, 0),
             textcoords="offset points",
-            verticalalignment="center",
+            horizontalalignment="right" if left else "left",
+            verticalalignment="bottom" if left else "center",
             color="#0072b2",
         )
     for label, parameters, accuracy, _ in ANCHORS:
