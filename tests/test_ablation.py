@@ -80,6 +80,8 @@ def test_results_of_another_recipe_are_refused(tmp_path: Path) -> None:
         "[]",
         '{"seeds": [{"accuracy": 99}, {"accuracy": 99}], "config": {"layers": ["conv3:2"]}}',
         '{"seeds": [{"seed": 0, "accuracy": 99}], "config": {"layers": ["conv3:2"]}}',
+        '{"seeds": [{"seed": 0, "accuracy": 99}, {"seed": 1, "accuracy": 99}], '
+        '"config": {"layers": ["conv3:2"]}}',
     ],
 )
 def test_a_study_that_is_damaged_or_cut_short_is_refused(tmp_path: Path, text: str) -> None:

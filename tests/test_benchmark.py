@@ -19,7 +19,8 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     for name, seeds in (("sprint", 10), ("classic", 2)):  # two are too few to be certain
         rows = [{"seed": seed, "accuracy": 99.4} for seed in range(seeds)]
         made = config.preset(name).to_json()
-        write_json(folder / f"{name}.json", {"config": made, "seeds": rows})
+        machine = {"processor": "abacus", "threads_per_seed": 1, "versions": {"torch": "2"}}
+        write_json(folder / f"{name}.json", {"config": made, "seeds": rows, **machine})
     return benchmark.benchmark(("sprint", "classic"), folder, rounds=1, steps=10)
 
 

@@ -142,6 +142,7 @@ def read_study(path: Path, least: int = 2) -> dict[str, Any]:
         if len({row["seed"] for row in study["seeds"]}) < least:
             raise ValueError("it has too few")
         study["statistics"] = describe(study["seeds"])
+        trained_on(study)  # the tables need it, so its lack is told here rather than there
         # Through Config, so that options that are newer than the file have their defaults.
         study["config"] = without_seed(Config.from_json(study["config"]))
     except (KeyError, TypeError, ValueError) as error:
