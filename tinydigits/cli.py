@@ -22,7 +22,8 @@ DESCRIPTION = """\
 Handwritten-digit recognition in a network small enough to fit anywhere.
 
 Start with: tinydigits train
-tinydigits --version prints the version."""
+
+The version: tinydigits --version"""
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET")]
 Model = Annotated[Positional[str], arg(metavar="MODEL")]
@@ -70,23 +71,37 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
     return train
 
 
-def evaluate(model: Model, data: Path | None = None) -> None:
+def evaluate(
+    model: Model,
+    data: Path | None = None,
+    float_: Annotated[bool, arg(name="float")] = False,
+) -> None:
     """Measure a trained network on the 10,000 test digits.
 
+    In integers, as a device computes, where there is such a form of it, else in float32.
+
     Args:
-        model: A run folder, a .safetensors file, or a preset whose weights come along.
+        model: A preset, a run folder, a .tdq or a .safetensors file.
         data: A folder that holds the MNIST files; by default they are found or fetched.
+        float_: Take the float32 network, which needs PyTorch.
     """
     from tinydigits.data import load_mnist
     from tinydigits.evaluation import evaluate
-    from tinydigits.model import load_model
     from tinydigits.modelfile import find_model
 
-    network = load_model(model)
+    path = find_model(model, *(() if float_ else (".tdq",)), ".safetensors")
+    if path.suffix == ".tdq":
+        from tinydigits.integer import load
+
+        network, arithmetic = load(path), "integers"
+    else:
+        from tinydigits.model import load_model
+
+        network, arithmetic = load_model(path), "float32"
     mnist = load_mnist(data)
+    print(f"{path} in {arithmetic}, on the {len(mnist.test_labels):,} test digits", flush=True)
     result = evaluate(network, mnist.test_images, mnist.test_labels)
     precision, recall = result.precision_and_recall()
-    print(f"{find_model(model)}, in float32, on the {len(mnist.test_labels):,} test digits")
     print(f"accuracy {result.accuracy:.2f} %   loss {result.loss:.4f}   ", end="")
     print(f"calibration error {100 * result.expected_calibration_error():.2f} %")
     width = max(5, *map(len, result.class_names))
@@ -95,6 +110,25 @@ def evaluate(model: Model, data: Path | None = None) -> None:
         print(f"{name:>{width}}{100 * right:10.2f} %{100 * found:8.2f} %")
     for true, guess, count in result.largest_confusions():
         print(f"{result.class_names[guess]} for {result.class_names[true]}: {count} times")
+
+
+def export(
+    model: Model,
+    to: Literal["c", "wasm", "onnx"],
+    out: Path,
+) -> None:
+    """Write a network to a new folder, for a device (c), a web page (wasm) or ONNX Runtime (onnx).
+
+    Args:
+        model: A preset, a run folder, a .safetensors file or, but for onnx, a .tdq file.
+        to: The form: C99 with a program that reads a PGM, laid out as an Arduino library;
+            WebAssembly with a page; or an ONNX graph in float32.
+        out: The folder to make.
+    """
+    from tinydigits.export import export
+
+    for path in export(model, to, out):
+        print(path)
 
 
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
@@ -244,8 +278,29 @@ def benchmark(
         write_json(out, timed)
 
 
-COMMANDS = (evaluate, report, summary, presets, data, lab)
-LAB = (certify, ablation, benchmark, tables)
+def integers(
+    preset_names: Annotated[
+        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
+    ] = (),
+    twins: Path = Path("runs") / "twins",
+    results: Path = RESULTS,
+) -> None:
+    """Make the integer networks that come with the package from the float ones.
+
+    Each one's temperature is fitted with a twin, trained without the last 10,000 training digits.
+
+    Args:
+        preset_names: The presets; by default all of them.
+        twins: The folder with the twins' runs; those that are missing are trained.
+        results: The folder for integers.json, with what was measured on the test digits.
+    """
+    from tinydigits.lab.integers import make_integers, table
+
+    print(table(make_integers(preset_names or tuple(PRESETS), twins, results)))
+
+
+COMMANDS = (evaluate, export, report, summary, presets, data, lab)
+LAB = (certify, ablation, integers, benchmark, tables)
 
 
 def run_command(arguments: list[str]) -> None:
