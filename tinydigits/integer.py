@@ -160,21 +160,22 @@ class IntegerNetwork:
         return np.concatenate([empty, *parts])
 
     def _logits(self, images: np.ndarray) -> np.ndarray:
-        x = images[..., None].astype(np.float32)  # (N, h, w, C), whole numbers all the way
+        # (C, h, w, N): whatever happens to a channel happens to long rows of numbers at once.
+        x = images.transpose(1, 2, 0)[None].astype(np.float32, order="C")
         passes = iter(self.passes)
         largest = 255
         for stage in self.plan:
             if stage.kind == "pool":
                 x = pool(x, stage.size_out)
             elif stage.kind == "average":
-                x = x.sum(axis=(1, 2), keepdims=True)
+                x = x.sum(axis=(1, 2), keepdims=True, dtype=np.float64)
             else:
                 numbers = next(passes)
                 x = convolve(x, stage, numbers, bound(stage, numbers, largest, self.pixels))
                 largest = self.largest
                 if stage.kind != "classes":
                     x = requantise(x, numbers, largest)
-        return x.reshape(len(x), -1).astype(np.int32)
+        return x.reshape(len(x), -1).T.astype(np.int32)
 
     def log_probs(self, images: np.ndarray) -> np.ndarray:
         """The logarithms of the classes' probabilities: float32 (N, classes).
@@ -367,7 +368,7 @@ def check_shapes(stage: Stage, numbers: Pass) -> None:
 
 
 def pool(x: np.ndarray, size: int) -> np.ndarray:
-    """The largest of 2x2 pixels: (N, h, w, C) to (N, size, size, C)."""
+    """The largest of 2x2 pixels: (C, h, w, N) to (C, size, size, N)."""
     x = x[:, : 2 * size, : 2 * size]
     x = np.maximum(x[:, ::2], x[:, 1::2])
     return np.maximum(x[:, :, ::2], x[:, :, 1::2])
@@ -376,40 +377,44 @@ def pool(x: np.ndarray, size: int) -> np.ndarray:
 def convolve(x: np.ndarray, stage: Stage, numbers: Pass, largest: int) -> np.ndarray:
     """The sums of a stage, at most `largest` of either sign, as floats that are whole numbers.
 
-    (N, h, w, C) to (N, h', w', C'); `shift_sum` and what follows it are still to come.
+    (C, h, w, N) to (C', h', w', N); `shift_sum` and what follows it are still to come.
     """
-    shift, size, window = numbers.shift_in, stage.size_out, stage.window
-    if stage.kind in ("depthwise", "separable"):
-        # At most 49 x 128 x 255: exact.
-        sums = np.full((len(x), size, size, stage.channels_in), half(shift), np.float32)
-        for row in range(window):
-            for column in range(window):
-                part = x[:, row : row + size, column : column + size]
-                sums += part * numbers.taps[:, row, column].astype(np.float32)
-        x = np.floor(np.ldexp(sums, -shift, out=sums), out=sums)
+    size, window = stage.size_out, stage.window
+    windows = [
+        x[:, row : row + size, column : column + size]
+        for row in range(window)
+        for column in range(window)
+    ]
+    if stage.kind == "conv":
+        x = np.concatenate(windows)  # (k * k * C, h', w', N)
+    elif stage.kind == "classes":
+        x = np.floor((x + half(numbers.shift_in)) * 2.0**-numbers.shift_in)
+    else:
+        # Sums of at most 49 x 128 x 255: exact in float32.
+        taps = numbers.taps.reshape(stage.channels_in, -1).T.astype(np.float32)
+        x = np.full((stage.channels_in, size, size, x.shape[-1]), half(numbers.shift_in), np.float32)
+        product = np.empty_like(x)
+        for tap, part in zip(taps, windows, strict=True):
+            x += np.multiply(part, tap[:, None, None, None], out=product)
+        x *= np.float32(2.0**-numbers.shift_in)
+        np.floor(x, out=x)
         if stage.kind == "depthwise":
             return x
-    elif stage.kind == "conv":
-        parts = [
-            x[:, row : row + size, column : column + size]
-            for row in range(window)
-            for column in range(window)
-        ]
-        x = np.concatenate(parts, axis=-1)
-    else:
-        x = np.floor(np.ldexp(x + half(shift), -shift))
     dtype = np.float32 if largest <= EXACT else np.float64
-    shape = (*x.shape[:-1], stage.channels_out)
-    return (x.reshape(-1, x.shape[-1]).astype(dtype) @ numbers.weights.T.astype(dtype)).reshape(shape)
+    sums = numbers.weights.astype(dtype) @ x.reshape(len(x), -1).astype(dtype, copy=False)
+    return sums.reshape(len(sums), size, size, -1)
 
 
 def requantise(sums: np.ndarray, numbers: Pass, largest: int) -> np.ndarray:
-    """Sums to activations: float32, whole numbers from 0 to `largest`."""
+    """Sums (C, h, w, N) to activations: float32, whole numbers from 0 to `largest`."""
+    bias, multiplier = (
+        column.astype(np.int32)[:, None, None, None] for column in (numbers.bias, numbers.multiplier)
+    )
     x = sums.astype(np.int32)
     x += half(numbers.shift_sum)
     x >>= numbers.shift_sum
-    x += numbers.bias
-    x *= numbers.multiplier
+    x += bias
+    x *= multiplier
     x += half(numbers.shift_out)
     x >>= numbers.shift_out
     return np.clip(x, 0, largest, out=x).astype(np.float32)
