@@ -216,7 +216,7 @@ class IntegerNetwork:
         rows = b""
         for (stage, pools, size), numbers in zip(records, self.passes, strict=True):
             assert stage is not None
-            weights = aligned(numbers.taps.tobytes()) + interleave(numbers.weights)
+            weights = aligned(offset_binary(numbers.taps).tobytes()) + interleave(numbers.weights)
             table = np.stack([numbers.bias, numbers.multiplier], axis=-1).astype("<i2").tobytes()
             rows += RECORD.pack(
                 *(KINDS[stage.kind], stage.window, pools, size),
@@ -428,6 +428,11 @@ def aligned(section: bytes) -> bytes:
     return section + bytes(-len(section) % 4)
 
 
+def offset_binary(weights: np.ndarray) -> np.ndarray:
+    """int8 to uint8 as w + 128, and back: the highest bit is the other way round."""
+    return (weights.view(np.uint8) ^ 0x80).view(np.uint8 if weights.dtype == np.int8 else np.int8)
+
+
 def interleave(weights: np.ndarray) -> bytes:
     """The weights of sums (outputs, inputs) in the order in which the C engine reads them.
 
@@ -435,9 +440,9 @@ def interleave(weights: np.ndarray) -> bytes:
     filled up with zeros, as w + 128.
     """
     outputs, inputs = weights.shape
-    padded = np.pad(weights, ((0, -outputs % 4), (0, inputs % 2))).astype(np.int16) + 128
-    groups = padded.reshape(-1, 4, padded.shape[1] // 2, 2) if outputs else padded
-    return np.moveaxis(groups, 2, 1).astype(np.uint8).tobytes() if outputs else b""
+    padded = np.pad(weights, ((0, -outputs % 4), (0, inputs % 2)))
+    groups = padded.reshape(-(-outputs // 4), 4, -(-inputs // 2), 2)
+    return offset_binary(np.ascontiguousarray(np.moveaxis(groups, 2, 1))).tobytes()
 
 
 def separate(raw: np.ndarray, outputs: int, inputs: int) -> np.ndarray:
@@ -446,11 +451,11 @@ def separate(raw: np.ndarray, outputs: int, inputs: int) -> np.ndarray:
     Raises:
         Misuse: what fills up isn't zero.
     """
-    groups = raw.reshape(-1, (inputs + 1) // 2, 4, 2)
-    padded = np.moveaxis(groups, 1, 2).reshape(len(groups) * 4, -1).astype(np.int16) - 128
+    groups = offset_binary(raw).reshape(-1, (inputs + 1) // 2, 4, 2)
+    padded = np.moveaxis(groups, 1, 2).reshape(len(groups) * 4, -1)
     if padded[outputs:].any() or padded[:, inputs:].any():
         raise Misuse("there are weights where there is nothing to weigh.")
-    return padded[:outputs, :inputs].astype(np.int8)
+    return padded[:outputs, :inputs]
 
 
 def read_pass(raw: bytes, record: tuple[int, ...]) -> Pass:
@@ -470,7 +475,8 @@ def read_pass(raw: bytes, record: tuple[int, ...]) -> Pass:
 
     taps = np.zeros((0, 0, 0), np.int8)
     if kind in (KINDS["depthwise"], KINDS["separable"]):
-        taps = section(weights, enter * window**2, "i1").reshape(enter, window, window)
+        taps = section(weights, enter * window**2, "u1").reshape(enter, window, window)
+        taps = offset_binary(taps)
         weights += len(aligned(taps.tobytes()))
     mixing = np.zeros((0, 0), np.int8)
     if kind != KINDS["depthwise"]:

@@ -152,7 +152,7 @@ static int in_range(const void *model, const struct stage *stage, uint32_t large
         for (uint32_t channel = 0; channel < stage->channels_in; channel++) {
             uint32_t sum = 0;
             for (uint32_t i = 0; i < area; i++)
-                sum += magnitude((int8_t)*weights++) * largest;
+                sum += magnitude(*weights++ - 128) * largest;
             widest = sum > widest ? sum : widest;
         }
         weights += padded(taps(stage)) - taps(stage);
@@ -282,64 +282,138 @@ size_t tinydigits_scratch(const void *model) { return lay_out(model, NULL); }
 
 /* ----------------------------------------------------------------------------- the kernels */
 
-/* Four sums at once: sums[k] += inputs[i] * w[k][i], where the weights, as w + 128, are stored
- * in the order in which they are read: two inputs for each of the four. The sums may wrap on
- * the way, since the 128 is still to be taken back. */
-static void dot(uint32_t sums[4], const int16_t *inputs, uint32_t count, const uint8_t *weights)
+/* All weights are stored as w + 128, since a Cortex-M0 loads unsigned bytes sooner than signed
+ * ones. The 128 is taken back at the end, by the sum of the inputs; on the way sums may wrap, so
+ * they are unsigned.
+ *
+ * PIN keeps a compiler for small Arms from reordering sums so that it runs out of registers. */
+#if defined(__GNUC__) && defined(__thumb__)
+#define PIN(variable) __asm__("" : "+r"(variable))
+#else
+#define PIN(variable) ((void)0)
+#endif
+
+/* sum += value * weight, as three instructions. */
+#define ADD(sum, value, weight)            \
+    do {                                   \
+        uint32_t product = weight;         \
+        product *= value;                  \
+        sum += product;                    \
+        PIN(sum);                          \
+    } while (0)
+
+/* Four sums at once, stored in the order in which they are read: two inputs for each of four. */
+static inline void dot(uint32_t sums[4], const int16_t *inputs, uint32_t count,
+                       const uint8_t *weights)
 {
-    uint32_t a = sums[0], b = sums[1], c = sums[2], d = sums[3];
+    uint32_t a = sums[0], b = a, c = a, d = a;
     const int16_t *end = inputs + 2 * count;
     do {
-        uint32_t x = (uint32_t)inputs[0];
-        a += x * weights[0];
-        b += x * weights[2];
-        c += x * weights[4];
-        d += x * weights[6];
-        x = (uint32_t)inputs[1];
-        a += x * weights[1];
-        b += x * weights[3];
-        c += x * weights[5];
-        d += x * weights[7];
+        uint32_t x = (uint32_t)(int32_t)inputs[0];
+        PIN(x);
+        ADD(a, x, weights[0]);
+        ADD(b, x, weights[2]);
+        ADD(c, x, weights[4]);
+        ADD(d, x, weights[6]);
+        x = (uint32_t)(int32_t)inputs[1];
+        PIN(x);
+        ADD(a, x, weights[1]);
+        ADD(b, x, weights[3]);
+        ADD(c, x, weights[5]);
+        ADD(d, x, weights[7]);
         inputs += 2;
         weights += 8;
+        PIN(inputs);
+        PIN(weights);
     } while (inputs < end);
     sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
 }
+
+/* One tap of a depthwise convolution. */
+#define TAP(pixel, weight)                 \
+    do {                                   \
+        uint32_t value = pixel;            \
+        total += value;                    \
+        PIN(total);                        \
+        ADD(sum, value, weight);           \
+    } while (0)
 
 /* A depthwise convolution: each channel's window times its weights, shifted to 16 bits.
  * Returns the sum of all channels. */
 static uint32_t filter(int16_t *inputs, const struct stage *stage, const uint8_t *const *rows,
                        uint32_t offset, const uint8_t *weights)
 {
-    uint32_t channels = stage->channels_in, window = stage->window;
-    uint32_t total = 0;
-    for (uint32_t c = 0; c < channels; c++) {
-        int32_t sum = half(stage->shift_in);
-        for (uint32_t y = 0; y < window; y++) {
-            const uint8_t *pixel = rows[y] + offset + c;
-            for (uint32_t x = 0; x < window; x++, pixel += channels)
-                sum += *pixel * (int8_t)*weights++;
+    uint32_t channels = stage->channels_in, window = stage->window, all = 0;
+    const int16_t *end = inputs + channels;
+    for (; inputs < end; offset++) {
+        uint32_t sum = (uint32_t)half(stage->shift_in), total = 0;
+        if (window == 3) {
+            for (uint32_t y = 0; y < 3; y++, weights += 3) {
+                const uint8_t *pixel = rows[y] + offset;
+                TAP(pixel[0], weights[0]);
+                TAP(pixel[channels], weights[1]);
+                TAP(pixel[2 * channels], weights[2]);
+            }
+        } else {
+            for (uint32_t y = 0; y < window; y++) {
+                const uint8_t *pixel = rows[y] + offset;
+                for (uint32_t x = 0; x < window; x++, pixel += channels, weights++)
+                    TAP(*pixel, *weights);
+            }
         }
-        sum >>= stage->shift_in;
-        inputs[c] = (int16_t)sum;
-        total += (uint32_t)sum;
+        int32_t shifted = (int32_t)(sum - 128 * total) >> stage->shift_in;
+        *inputs++ = (int16_t)shifted;
+        all += (uint32_t)shifted;
     }
-    return total;
+    return all;
 }
 
 /* The window of all channels, one value after the other. Returns their sum. */
 static uint32_t gather(int16_t *inputs, const struct stage *stage, const uint8_t *const *rows,
                        uint32_t offset)
 {
-    uint32_t length = stage->window * stage->channels_in;
-    uint32_t total = 0;
-    for (uint32_t y = 0; y < stage->window; y++)
-        for (uint32_t i = 0; i < length; i++) {
-            uint32_t value = rows[y][offset + i];
-            *inputs++ = (int16_t)value;
-            total += value;
+    uint32_t length = stage->window * stage->channels_in, total = 0;
+    for (uint32_t y = 0; y < stage->window; y++) {
+        const uint8_t *value = rows[y] + offset, *end = value + length;
+        while (value < end) {
+            *inputs++ = *value;
+            total += *value++;
         }
+    }
     return total;
+}
+
+/* A sum to an activation. */
+static inline uint8_t rescale(uint32_t sum, uint32_t entry, uint32_t shift_sum, uint32_t shift_out,
+                              int32_t largest)
+{
+    int32_t value = ((int32_t)sum >> shift_sum) + (int16_t)entry;
+    value = (value * ((int32_t)entry >> 16) + half(shift_out)) >> shift_out;
+    return (uint8_t)(value < 0 ? 0 : value > largest ? largest : value);
+}
+
+/* The sums over channels, rescaled to `out`, or for the classes as they are to `logits`.
+ * `inputs` add up to `total`. */
+static void mix(const void *model, const struct stage *stage, const uint8_t *weights,
+                int16_t *inputs, uint32_t total, uint8_t *out, int32_t *logits)
+{
+    const uint32_t *table = (const uint32_t *)at(model, stage->table);
+    uint32_t count = pairs(stage), channels = stage->channels_out;
+    uint32_t shift_sum = stage->shift_sum, shift_out = stage->shift_out;
+    uint32_t start = (uint32_t)half(shift_sum) - 128 * total;
+    int32_t largest = (1 << header_of(model)->activation_bits) - 1;
+    for (uint32_t k = 0; k < channels; weights += 8 * count) {
+        uint32_t sums[4];
+        sums[0] = start;
+        dot(sums, inputs, count, weights);
+        const uint32_t *sum = sums;
+        do {
+            if (logits)
+                *logits++ = (int32_t)*sum++;
+            else
+                *out++ = rescale(*sum++, *table++, shift_sum, shift_out, largest);
+        } while (++k < channels && k % 4);
+    }
 }
 
 /* One pixel of a convolution: from the window at `offset` in `rows` to `out`. */
@@ -348,59 +422,41 @@ static void convolve(const void *model, const struct stage *stage, const uint8_t
 {
     const uint8_t *weights = at(model, stage->weights);
     const uint32_t *table = (const uint32_t *)at(model, stage->table);
-    const uint8_t *end = out + stage->channels_out;
-    int32_t largest = (1 << header_of(model)->activation_bits) - 1;
-    uint32_t count = pairs(stage), start = (uint32_t)half(stage->shift_sum);
-    if (count)
-        inputs[2 * count - 1] = 0; /* which stays so where the number of inputs is odd */
+    uint32_t total;
     if (stage->kind == CONV) {
-        start -= 128 * gather(inputs, stage, rows, offset);
+        inputs[2 * pairs(stage) - 1] = 0; /* which stays so where the number of inputs is odd */
+        total = gather(inputs, stage, rows, offset);
     } else {
-        uint32_t total = filter(inputs, stage, rows, offset, weights);
+        total = filter(inputs, stage, rows, offset, weights);
+        if (stage->kind == DEPTHWISE) {
+            int32_t largest = (1 << header_of(model)->activation_bits) - 1;
+            for (uint32_t c = 0; c < stage->channels_out; c++)
+                out[c] = rescale((uint32_t)(int32_t)inputs[c], table[c], 0, stage->shift_out,
+                                 largest);
+            return;
+        }
+        if (stage->channels_in % 2)
+            inputs[stage->channels_in] = 0;
         weights += padded(taps(stage));
-        if (count)
-            start -= 128 * total;
     }
-    while (out < end) {
-        uint32_t sums[4];
-        sums[0] = sums[1] = sums[2] = sums[3] = start;
-        if (count) {
-            dot(sums, inputs, count, weights);
-            weights += 8 * count;
-        }
-        for (int k = 0; k < 4 && out < end; k++) {
-            uint32_t entry = *table++, sum = sums[k];
-            if (!count)
-                sum += (uint32_t)(int32_t)*inputs++;
-            int32_t value = ((int32_t)sum >> stage->shift_sum) + (int16_t)entry;
-            value = value * ((int32_t)entry >> 16) + half(stage->shift_out);
-            value >>= stage->shift_out;
-            *out++ = (uint8_t)(value < 0 ? 0 : value > largest ? largest : value);
-        }
-    }
+    mix(model, stage, weights, inputs, total, out, NULL);
 }
 
 /* The scores, from the sums over all pixels. Returns the class with the highest. */
 static int classify(const void *model, const struct stage *stage, const uint32_t *pixels,
                     int16_t *inputs, int32_t *logits)
 {
-    const uint8_t *weights = at(model, stage->weights);
-    uint32_t count = pairs(stage), total = 0, best = 0;
-    inputs[2 * count - 1] = 0;
+    uint32_t total = 0, best = 0;
+    inputs[2 * pairs(stage) - 1] = 0;
     for (uint32_t c = 0; c < stage->channels_in; c++) {
-        inputs[c] = (int16_t)((pixels[c] + (uint32_t)half(stage->shift_in)) >> stage->shift_in);
-        total += (uint32_t)(int32_t)inputs[c];
+        uint32_t input = (pixels[c] + (uint32_t)half(stage->shift_in)) >> stage->shift_in;
+        inputs[c] = (int16_t)input;
+        total += input;
     }
-    for (uint32_t k = 0; k < stage->channels_out; k += 4, weights += 8 * count) {
-        uint32_t sums[4];
-        sums[0] = sums[1] = sums[2] = sums[3] = 0u - 128 * total;
-        dot(sums, inputs, count, weights);
-        for (uint32_t i = 0; i < 4 && k + i < stage->channels_out; i++) {
-            logits[k + i] = (int32_t)sums[i];
-            if (logits[k + i] > logits[best])
-                best = k + i;
-        }
-    }
+    mix(model, stage, at(model, stage->weights), inputs, total, NULL, logits);
+    for (uint32_t k = 1; k < stage->channels_out; k++)
+        if (logits[k] > logits[best])
+            best = k;
     return (int)best;
 }
 
