@@ -125,6 +125,8 @@ static int well_formed(const struct stage *stage, uint32_t channels, uint32_t si
         return 0;
     if (stage->kind == DEPTHWISE && stage->channels_out != channels)
         return 0;
+    if (taps(stage) && stage->window == 1)
+        return 0;
     if (stage->window % 2 == 0 || stage->window > LARGEST_WINDOW || stage->window > side)
         return 0;
     if (stage->pools > MOST_POOLS || (last && (stage->window > 1 || stage->pools > 0)))
@@ -234,7 +236,7 @@ struct band {
 
 struct buffers {
     uint32_t inputs; /* offset of the inputs to one pixel's sums, int16_t */
-    uint32_t pixel;  /* offset of a pixel's channels */
+    uint32_t sums;   /* offset of the sums, and of the pixel that becomes of them */
     struct band bands[];
 };
 
@@ -254,7 +256,7 @@ static uint32_t lay_out(const void *model, struct buffers *buffers)
 {
     const struct stage *stage = stages_of(model), *last = last_stage(model);
     uint32_t offset = (uint32_t)sizeof *buffers;
-    uint32_t inputs = 0, pixel = 0, i = 0;
+    uint32_t inputs = 0, sums = 0, i = 0;
     offset += header_of(model)->stages * (uint32_t)sizeof(struct band);
     for (; stage <= last; stage++, i++) {
         uint32_t most = stage->kind == DEPTHWISE ? stage->channels_in : 2 * pairs(stage);
@@ -269,13 +271,13 @@ static uint32_t lay_out(const void *model, struct buffers *buffers)
         if (stage->size >= SEES_PAPER)
             offset += padded(stage->channels_out);
         inputs = most > inputs ? most : inputs;
-        pixel = stage->channels_out > pixel ? stage->channels_out : pixel;
+        sums = stage->channels_out > sums ? stage->channels_out : sums;
     }
     if (buffers) {
         buffers->inputs = offset;
-        buffers->pixel = offset + padded(2 * inputs);
+        buffers->sums = offset + padded(2 * inputs);
     }
-    return offset + padded(2 * inputs) + padded(pixel);
+    return offset + padded(2 * inputs) + 4 * padded(sums);
 }
 
 size_t tinydigits_scratch(const void *model) { return lay_out(model, NULL); }
@@ -286,47 +288,80 @@ size_t tinydigits_scratch(const void *model) { return lay_out(model, NULL); }
  * ones. The 128 is taken back at the end, by the sum of the inputs; on the way sums may wrap, so
  * they are unsigned.
  *
- * PIN keeps a compiler for small Arms from reordering sums so that it runs out of registers. */
-#if defined(__GNUC__) && defined(__thumb__)
+ * A Cortex-M0 has eight registers to compute with. PIN keeps a compiler from reordering sums so
+ * that they don't suffice, PIN_HIGH puts into one of the others, which can be added to and little
+ * else, and KERNEL keeps the code around from sharing them. */
+#if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__)
 #define PIN(variable) __asm__("" : "+r"(variable))
+#define PIN_HIGH(variable) __asm__("" : "+h"(variable))
+#define KERNEL __attribute__((noinline))
 #else
 #define PIN(variable) ((void)0)
+#define PIN_HIGH(variable) ((void)0)
+#define KERNEL
 #endif
 
 /* sum += value * weight, as three instructions. */
-#define ADD(sum, value, weight)            \
+#define ADD(sum, value, weight, pin)       \
     do {                                   \
         uint32_t product = weight;         \
         product *= value;                  \
         sum += product;                    \
-        PIN(sum);                          \
+        pin(sum);                          \
     } while (0)
 
-/* Four sums at once, stored in the order in which they are read: two inputs for each of four. */
-static inline void dot(uint32_t sums[4], const int16_t *inputs, uint32_t count,
-                       const uint8_t *weights)
+/* All sums over channels, four at a time, to `sums`, which has room for whole fours. Each starts
+ * as `start`; the weights are stored in the order in which they are read: two inputs for each of
+ * four sums. */
+static KERNEL void mix(uint32_t *sums, const uint32_t *sums_end, const int16_t *inputs,
+                       uint32_t count, const uint8_t *weights, uint32_t start)
 {
-    uint32_t a = sums[0], b = a, c = a, d = a;
-    const int16_t *end = inputs + 2 * count;
+    /* The offset from the end of the inputs, in bytes, counts the loop as well. */
+    const uint8_t *end = (const uint8_t *)(inputs + 2 * count);
     do {
-        uint32_t x = (uint32_t)(int32_t)inputs[0];
-        PIN(x);
-        ADD(a, x, weights[0]);
-        ADD(b, x, weights[2]);
-        ADD(c, x, weights[4]);
-        ADD(d, x, weights[6]);
-        x = (uint32_t)(int32_t)inputs[1];
-        PIN(x);
-        ADD(a, x, weights[1]);
-        ADD(b, x, weights[3]);
-        ADD(c, x, weights[5]);
-        ADD(d, x, weights[7]);
-        inputs += 2;
-        weights += 8;
-        PIN(inputs);
-        PIN(weights);
-    } while (inputs < end);
-    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+        uint32_t a = start, b = start, c = start, d = start;
+        int32_t i = -(int32_t)(4 * count);
+        PIN_HIGH(sums);
+        do {
+            uint32_t x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(end + i);
+            PIN(x);
+            ADD(a, x, weights[0], PIN);
+            ADD(b, x, weights[2], PIN);
+            ADD(c, x, weights[4], PIN);
+            ADD(d, x, weights[6], PIN_HIGH);
+            i += 2;
+            PIN(i);
+            x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(end + i);
+            PIN(x);
+            ADD(a, x, weights[1], PIN);
+            ADD(b, x, weights[3], PIN);
+            ADD(c, x, weights[5], PIN);
+            ADD(d, x, weights[7], PIN_HIGH);
+            weights += 8;
+            PIN(weights);
+            i += 2;
+        } while (i);
+        *sums++ = a, *sums++ = b, *sums++ = c, *sums++ = d;
+    } while (sums < sums_end);
+}
+
+/* `count` sums to activations of at most `largest`. `out` may be where the sums are. */
+static KERNEL void rescale(uint8_t *out, const uint32_t *sums, uint32_t count,
+                           const uint32_t *table, const struct stage *stage, int32_t largest)
+{
+    uint32_t shift_sum = stage->shift_sum, shift_out = stage->shift_out;
+    int32_t rounding = half(shift_out);
+    const uint8_t *end = out + count;
+    do {
+        uint32_t entry = *table++;
+        int32_t value = ((int32_t)*sums++ >> shift_sum) + (int16_t)entry;
+        value = (value * ((int32_t)entry >> 16) + rounding) >> shift_out;
+        if (value < 0)
+            value = 0;
+        if (value > largest)
+            value = largest;
+        *out++ = (uint8_t)value;
+    } while (out < end);
 }
 
 /* One tap of a depthwise convolution. */
@@ -335,116 +370,100 @@ static inline void dot(uint32_t sums[4], const int16_t *inputs, uint32_t count,
         uint32_t value = pixel;            \
         total += value;                    \
         PIN(total);                        \
-        ADD(sum, value, weight);           \
+        ADD(sum, value, weight, PIN);           \
+    } while (0)
+
+/* Three taps side by side; `pixel` is left at the last one. */
+#define TAPS(i)                            \
+    do {                                   \
+        TAP(pixel[0], weights[i]);         \
+        TAP(pixel[channels], weights[i + 1]); \
+        pixel += channels;                 \
+        PIN(pixel);                        \
+        TAP(pixel[channels], weights[i + 2]); \
     } while (0)
 
 /* A depthwise convolution: each channel's window times its weights, shifted to 16 bits.
- * Returns the sum of all channels. */
-static uint32_t filter(int16_t *inputs, const struct stage *stage, const uint8_t *const *rows,
-                       uint32_t offset, const uint8_t *weights)
+ * steps[y] leads from the first pixel in a window's row y to the one in the next row, the last
+ * step back to the first row. Returns the sum of all channels. */
+static KERNEL uint32_t filter(int16_t *inputs, const struct stage *stage, const uint8_t *pixel,
+                              const int32_t *steps, const uint8_t *weights)
 {
     uint32_t channels = stage->channels_in, window = stage->window, all = 0;
+    uint32_t shift = stage->shift_in, start = (uint32_t)half(shift);
+    int32_t across = (int32_t)(channels * (window == 3 ? 1 : window));
+    int32_t first = steps[0] - across, second = steps[1] - across;
     const int16_t *end = inputs + channels;
-    for (; inputs < end; offset++) {
-        uint32_t sum = (uint32_t)half(stage->shift_in), total = 0;
+    do {
+        uint32_t sum = start, total = 0;
         if (window == 3) {
-            for (uint32_t y = 0; y < 3; y++, weights += 3) {
-                const uint8_t *pixel = rows[y] + offset;
-                TAP(pixel[0], weights[0]);
-                TAP(pixel[channels], weights[1]);
-                TAP(pixel[2 * channels], weights[2]);
-            }
+            TAPS(0);
+            pixel += first;
+            TAPS(3);
+            pixel += second;
+            TAPS(6);
+            weights += 9;
+            pixel += steps[2] - across + 1;
         } else {
             for (uint32_t y = 0; y < window; y++) {
-                const uint8_t *pixel = rows[y] + offset;
                 for (uint32_t x = 0; x < window; x++, pixel += channels, weights++)
                     TAP(*pixel, *weights);
+                pixel += steps[y] - across;
             }
+            pixel++;
         }
-        int32_t shifted = (int32_t)(sum - 128 * total) >> stage->shift_in;
+        int32_t shifted = (int32_t)(sum - 128 * total) >> shift;
         *inputs++ = (int16_t)shifted;
         all += (uint32_t)shifted;
-    }
+    } while (inputs < end);
     return all;
 }
 
 /* The window of all channels, one value after the other. Returns their sum. */
-static uint32_t gather(int16_t *inputs, const struct stage *stage, const uint8_t *const *rows,
-                       uint32_t offset)
+static KERNEL uint32_t gather(int16_t *inputs, const struct stage *stage, const uint8_t *pixel,
+                              const int32_t *steps)
 {
     uint32_t length = stage->window * stage->channels_in, total = 0;
-    for (uint32_t y = 0; y < stage->window; y++) {
-        const uint8_t *value = rows[y] + offset, *end = value + length;
-        while (value < end) {
-            *inputs++ = *value;
-            total += *value++;
-        }
-    }
+    const int32_t *end = steps + stage->window;
+    do {
+        const uint8_t *value = pixel, *last = pixel + length;
+        do {
+            uint32_t x = *value++;
+            *inputs++ = (int16_t)x;
+            total += x;
+        } while (value < last);
+        pixel += *steps++;
+    } while (steps < end);
     return total;
 }
 
-/* A sum to an activation. */
-static inline uint8_t rescale(uint32_t sum, uint32_t entry, uint32_t shift_sum, uint32_t shift_out,
-                              int32_t largest)
-{
-    int32_t value = ((int32_t)sum >> shift_sum) + (int16_t)entry;
-    value = (value * ((int32_t)entry >> 16) + half(shift_out)) >> shift_out;
-    return (uint8_t)(value < 0 ? 0 : value > largest ? largest : value);
-}
-
-/* The sums over channels, rescaled to `out`, or for the classes as they are to `logits`.
- * `inputs` add up to `total`. */
-static void mix(const void *model, const struct stage *stage, const uint8_t *weights,
-                int16_t *inputs, uint32_t total, uint8_t *out, int32_t *logits)
-{
-    const uint32_t *table = (const uint32_t *)at(model, stage->table);
-    uint32_t count = pairs(stage), channels = stage->channels_out;
-    uint32_t shift_sum = stage->shift_sum, shift_out = stage->shift_out;
-    uint32_t start = (uint32_t)half(shift_sum) - 128 * total;
-    int32_t largest = (1 << header_of(model)->activation_bits) - 1;
-    for (uint32_t k = 0; k < channels; weights += 8 * count) {
-        uint32_t sums[4];
-        sums[0] = start;
-        dot(sums, inputs, count, weights);
-        const uint32_t *sum = sums;
-        do {
-            if (logits)
-                *logits++ = (int32_t)*sum++;
-            else
-                *out++ = rescale(*sum++, *table++, shift_sum, shift_out, largest);
-        } while (++k < channels && k % 4);
-    }
-}
-
-/* One pixel of a convolution: from the window at `offset` in `rows` to `out`. */
-static void convolve(const void *model, const struct stage *stage, const uint8_t *const *rows,
-                     uint32_t offset, int16_t *inputs, uint8_t *out)
+/* One pixel of a convolution, from the window that begins at `pixel` to `out`. */
+static void convolve(const void *model, const struct stage *stage, const uint8_t *pixel,
+                     const int32_t *steps, int16_t *inputs, uint32_t *sums, uint8_t *out)
 {
     const uint8_t *weights = at(model, stage->weights);
     const uint32_t *table = (const uint32_t *)at(model, stage->table);
-    uint32_t total;
+    uint32_t channels = stage->channels_out, count = pairs(stage), total;
+    if (count)
+        inputs[2 * count - 1] = 0; /* which stays so where the number of inputs is odd */
     if (stage->kind == CONV) {
-        inputs[2 * pairs(stage) - 1] = 0; /* which stays so where the number of inputs is odd */
-        total = gather(inputs, stage, rows, offset);
+        total = gather(inputs, stage, pixel, steps);
     } else {
-        total = filter(inputs, stage, rows, offset, weights);
-        if (stage->kind == DEPTHWISE) {
-            int32_t largest = (1 << header_of(model)->activation_bits) - 1;
-            for (uint32_t c = 0; c < stage->channels_out; c++)
-                out[c] = rescale((uint32_t)(int32_t)inputs[c], table[c], 0, stage->shift_out,
-                                 largest);
-            return;
-        }
-        if (stage->channels_in % 2)
-            inputs[stage->channels_in] = 0;
+        total = filter(inputs, stage, pixel, steps, weights);
         weights += padded(taps(stage));
     }
-    mix(model, stage, weights, inputs, total, out, NULL);
+    if (count)
+        mix(sums, sums + channels, inputs, count, weights,
+            (uint32_t)half(stage->shift_sum) - 128 * total);
+    else
+        for (uint32_t c = 0; c < channels; c++)
+            sums[c] = (uint32_t)(half(stage->shift_sum) + inputs[c]);
+    rescale(out, sums, channels, table, stage, (1 << header_of(model)->activation_bits) - 1);
 }
 
 /* The scores, from the sums over all pixels. Returns the class with the highest. */
 static int classify(const void *model, const struct stage *stage, const uint32_t *pixels,
-                    int16_t *inputs, int32_t *logits)
+                    int16_t *inputs, uint32_t *sums, int32_t *logits)
 {
     uint32_t total = 0, best = 0;
     inputs[2 * pairs(stage) - 1] = 0;
@@ -453,10 +472,13 @@ static int classify(const void *model, const struct stage *stage, const uint32_t
         inputs[c] = (int16_t)input;
         total += input;
     }
-    mix(model, stage, at(model, stage->weights), inputs, total, NULL, logits);
-    for (uint32_t k = 1; k < stage->channels_out; k++)
+    mix(sums, sums + stage->channels_out, inputs, pairs(stage), at(model, stage->weights),
+        0u - 128 * total);
+    for (uint32_t k = 0; k < stage->channels_out; k++) {
+        logits[k] = (int32_t)sums[k];
         if (logits[k] > logits[best])
             best = k;
+    }
     return (int)best;
 }
 
@@ -522,26 +544,31 @@ static int next_row(const void *model, const struct stage *stage, struct buffers
     if ((way.y & block) == 0)
         *way.row = 0;
 
-    const uint8_t *rows[LARGEST_WINDOW];
-    uint32_t ink = 0, y = band->oldest;
-    for (uint32_t i = 0; i < stage->window; i++) {
-        const uint32_t *row = (const uint32_t *)(scratch + band->rows + row_bytes(stage) * y);
-        ink |= *row;
-        rows[i] = (const uint8_t *)(row + 1);
-        if (++y == stage->window)
+    int32_t steps[LARGEST_WINDOW]; /* from row to row, and from the last back to the first */
+    uint32_t bytes = row_bytes(stage), window = stage->window, ink = 0;
+    const uint8_t *rows = scratch + band->rows, *first = rows + bytes * band->oldest;
+    for (uint32_t i = 0, y = band->oldest; i < window; i++) {
+        ink |= *(const uint32_t *)(const void *)(rows + bytes * y);
+        steps[i] = (int32_t)bytes;
+        if (++y == window) {
             y = 0;
+            steps[i] -= (int32_t)(bytes * window);
+        }
     }
     if (stage->size < SEES_PAPER)
         ink = ~0u;
 
-    uint32_t width = (uint32_t)next->size << way.pools, offset = 0;
-    for (uint32_t x = 0; x < width; x++, offset += stage->channels_in) {
+    uint32_t width = (uint32_t)next->size << way.pools;
+    uint32_t *sums = (uint32_t *)(scratch + buffers->sums);
+    first += 4;
+    for (uint32_t x = 0; x < width; x++, first += stage->channels_in) {
         int seen = (ink >> x & ((1u << stage->window) - 1)) != 0;
-        uint8_t *pixel = way.pools ? scratch + buffers->pixel : place(&way, x);
+        uint8_t *pixel = way.pools ? (uint8_t *)sums : place(&way, x);
         if (!seen)
             pixel = scratch + band->paper;
         if (seen || !band->paper_known)
-            convolve(model, stage, rows, offset, (int16_t *)(scratch + buffers->inputs), pixel);
+            convolve(model, stage, first, steps, (int16_t *)(scratch + buffers->inputs), sums,
+                     pixel);
         if (!seen)
             band->paper_known = 1;
         put(&way, x, pixel, seen);
@@ -605,5 +632,6 @@ int tinydigits_predict(const void *model, const uint8_t *image, int32_t *logits,
             complete = next_row(model, stage, buffers, band);
         }
     }
-    return classify(model, last, sums, (int16_t *)((uint8_t *)scratch + buffers->inputs), logits);
+    return classify(model, last, sums, (int16_t *)((uint8_t *)scratch + buffers->inputs),
+                    (uint32_t *)((uint8_t *)scratch + buffers->sums), logits);
 }
