@@ -68,20 +68,21 @@ def expand(path: str | Path) -> Path:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Put `content` at `path` so that a reader finds the old file or the new one, never a half.
 
-    Text is written as UTF-8. The bytes go to a temporary file in the same folder, reach the disk,
-    and only then take the name; a failure or a kill on the way leaves what was at `path` alone.
-    Threads may write at once, the same file too.
+    Text is written as UTF-8; what is no text, as in the name of a file that is none, as its
+    escape. The bytes go to a temporary file in the same folder, reach the disk, and only then take
+    the name; a failure or a kill on the way leaves what was at `path` alone. Threads may write at
+    once, the same file too.
 
     Raises:
         Failure: the folder cannot be written, or the disk is full.
     """
     if isinstance(content, str):
-        content = content.encode()
+        content = content.encode(errors="backslashreplace")
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # "x": the file is nobody else's. The rights are the usual ones, whatever the umask; the
-        # module tempfile would make a file that only its owner can read.
+        # "x": nobody else has this file. Open leaves its rights to the umask, as is usual, where
+        # the module tempfile makes files that only their owner can read.
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
