@@ -63,8 +63,9 @@ HOLDS = {
 """Which of the four a file holds, by its plain name; what is quick to read comes first."""
 
 FORMS = (
-    f"{', '.join(SHA256)} (with a hyphen or a dot before idx, as .gz or not), or mnist.npz, or "
-    "mnist_train.csv and mnist_test.csv (a label and its pixels in each line)"
+    "the four IDX files (train-images-idx3-ubyte and so on, with a hyphen or a dot before idx, as "
+    ".gz or not), mnist.npz, or mnist_train.csv and mnist_test.csv (a label and its pixels in each "
+    "line)"
 )
 """The files in which a folder may hold MNIST, for the inside of a sentence."""
 
@@ -160,7 +161,7 @@ def from_folder(root: Path) -> Found:
         problems.append(f"The data folder {root} lacks {', '.join(lacking)}")
     if problems:
         raise (Failure if refused else Misuse)(
-            f"{'; '.join(problems)}. Put MNIST there as {FORMS}, or name no folder to have it "
+            f"{'; '.join(problems)}. Put there {FORMS}, or name no folder to have it "
             "fetched."
         )
     return found
