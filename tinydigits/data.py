@@ -161,8 +161,7 @@ def from_folder(root: Path) -> Found:
         problems.append(f"The data folder {root} lacks {', '.join(lacking)}")
     if problems:
         raise (Failure if refused else Misuse)(
-            f"{'; '.join(problems)}. Put there {FORMS}, or name no folder to have it "
-            "fetched."
+            f"{'; '.join(problems)}. Put there {FORMS}, or name no folder to have it fetched."
         )
     return found
 
