@@ -49,6 +49,11 @@ class Pass(NamedTuple):
     """What brings the product with the multiplier to an activation."""
 
 
+NO_TAPS, NO_WEIGHTS = np.zeros((0, 0, 0), np.int8), np.zeros((0, 0), np.int8)
+NO_TABLE = np.zeros(0, np.int16)
+"""What a `Pass` has where its stage needs nothing."""
+
+
 def half(shift: int) -> int:
     """What is added before a shift to the right, so that it rounds to the nearest, half up."""
     return 1 << shift >> 1
@@ -363,8 +368,9 @@ def check_shapes(stage: Stage, numbers: Pass) -> None:
         raise Misuse(f"The numbers of {stage.name} don't have its shape.")
     if inputs + inputs % 2 > MOST_INPUTS:
         raise Misuse(f"{stage.name}: the engine adds up at most {MOST_INPUTS:,} inputs.")
-    if not all(0 <= shift <= MOST_SHIFT for shift in numbers[4:]):
-        raise Misuse(f"The shifts of {stage.name} are not between 0 and {MOST_SHIFT}.")
+    unused = {"conv": numbers[4:5], "classes": numbers[5:]}.get(stage.kind, ())
+    if not all(0 <= shift <= MOST_SHIFT for shift in numbers[4:]) or any(unused):
+        raise Misuse(f"The shifts of {stage.name} make no sense.")
 
 
 def pool(x: np.ndarray, size: int) -> np.ndarray:
@@ -473,12 +479,12 @@ def read_pass(raw: bytes, record: tuple[int, ...]) -> Pass:
     def section(offset: int, count: int, dtype: str) -> np.ndarray:
         return np.frombuffer(raw, dtype, count, offset)
 
-    taps = np.zeros((0, 0, 0), np.int8)
+    taps = NO_TAPS
     if kind in (KINDS["depthwise"], KINDS["separable"]):
         taps = section(weights, enter * window**2, "u1").reshape(enter, window, window)
         taps = offset_binary(taps)
         weights += len(aligned(taps.tobytes()))
-    mixing = np.zeros((0, 0), np.int8)
+    mixing = NO_WEIGHTS
     if kind != KINDS["depthwise"]:
         inputs = enter * window**2 if kind == KINDS["conv"] else enter
         count = (leave + 3) // 4 * 4 * ((inputs + 1) // 2 * 2)

@@ -15,7 +15,19 @@ import torch
 from torch import nn
 
 from tinydigits.files import Misuse
-from tinydigits.integer import INT16, INT32, MOST_SHIFT, IntegerNetwork, Pass, bound, half, magnitudes
+from tinydigits.integer import (
+    INT16,
+    INT32,
+    MOST_SHIFT,
+    NO_TABLE,
+    NO_TAPS,
+    NO_WEIGHTS,
+    IntegerNetwork,
+    Pass,
+    bound,
+    half,
+    magnitudes,
+)
 from tinydigits.layers import SIZE, Stage
 from tinydigits.model import Network, normalise
 from tinydigits.modelfile import Description
@@ -96,9 +108,6 @@ class Use(NamedTuple):
     """What it then adds."""
 
 
-NO_TAPS, NO_TABLE = np.zeros((0, 0, 0), np.int8), np.zeros(0, np.int16)
-
-
 @torch.no_grad()
 def ceilings(model: Network, images: np.ndarray) -> list[float]:
     """The upper end of each stage's activations: all but the share OUTLIERS lie below."""
@@ -150,7 +159,7 @@ def round_convolution(
     """The numbers of a convolution and of its repeats, by stage."""
     parts = convolution if isinstance(convolution, nn.Sequential) else [convolution]
     floats = [part.weight.detach().double().cpu().numpy() for part in parts]
-    rounded = Pass(NO_TAPS, np.zeros((0, 0), np.int8), NO_TABLE, NO_TABLE)
+    rounded = Pass(NO_TAPS, NO_WEIGHTS, NO_TABLE, NO_TABLE)
     taps = np.zeros((0, 0))
     if stage.kind != "conv":
         taps = floats[0].reshape(stage.channels_in, -1)  # (C, k * k)

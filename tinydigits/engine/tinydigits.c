@@ -134,6 +134,8 @@ static int well_formed(const struct stage *stage, uint32_t channels, uint32_t si
     if (stage->shift_in > MOST_SHIFT || stage->shift_sum > MOST_SHIFT ||
         stage->shift_out > MOST_SHIFT)
         return 0;
+    if ((stage->kind == CONV && stage->shift_in) || (last && (stage->shift_sum || stage->shift_out)))
+        return 0;
     if (2 * pairs(stage) > MOST_INPUTS)
         return 0;
     return inside(stage->weights,
