@@ -7,6 +7,7 @@ finish(run)                     # weights, verdict, pictures, report
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -101,21 +102,18 @@ def new_folder(name: str) -> Path:
         Failure: it cannot be made.
     """
     named = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for folder in itertools.chain(
-        [named], (named.with_name(f"{named.name}-{n}") for n in itertools.count(2))
-    ):
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if not folder.exists() or not folder.parent.is_dir():  # runs itself is a file
-                raise Failure(f"Cannot make {folder}: choose another --out.") from None
-        except OSError as error:
-            raise Failure(
-                f"Cannot make {folder}: {reason(error)}. Choose another --out."
-            ) from error
-        else:
-            return folder
-    raise AssertionError
+    numbered = (named.with_name(f"{named.name}-{n}") for n in itertools.count(2))
+    try:
+        named.parent.mkdir(exist_ok=True)
+        for folder in itertools.chain([named], numbered):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+        raise AssertionError("numbers do not end")
+    except OSError as error:
+        raise Failure(
+            f"Cannot make {named.parent}: {reason(error)}. Choose another --out."
+        ) from error
 
 
 def claim(folder: Path) -> FileLock:
