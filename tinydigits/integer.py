@@ -160,7 +160,9 @@ class IntegerNetwork:
             raise Misuse(
                 f"The network reads uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}."
             )
-        parts = [self._logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+        parts = [
+            self._logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)
+        ]
         empty = np.zeros((0, len(self.class_names)), np.int32)
         return np.concatenate([empty, *parts])
 
@@ -229,7 +231,9 @@ class IntegerNetwork:
                 *(numbers.shift_in, numbers.shift_sum, numbers.shift_out, 0),
                 *(offset(weights), offset(table) if table else 0),
             )
-        text = b"".join(name.encode() + b"\0" for name in (*self.class_names, " ".join(self.layers)))
+        text = b"".join(
+            name.encode() + b"\0" for name in (*self.class_names, " ".join(self.layers))
+        )
         floats = (self.description.mean, self.description.std, self.logit_scale, self.temperature)
         body = rows + b"".join(sections) + aligned(text)
         header = HEADER.pack(
@@ -398,7 +402,9 @@ def convolve(x: np.ndarray, stage: Stage, numbers: Pass, largest: int) -> np.nda
     else:
         # Sums of at most 49 x 128 x 255: exact in float32.
         taps = numbers.taps.reshape(stage.channels_in, -1).T.astype(np.float32)
-        x = np.full((stage.channels_in, size, size, x.shape[-1]), half(numbers.shift_in), np.float32)
+        x = np.full(
+            (stage.channels_in, size, size, x.shape[-1]), half(numbers.shift_in), np.float32
+        )
         product = np.empty_like(x)
         for tap, part in zip(taps, windows, strict=True):
             x += np.multiply(part, tap[:, None, None, None], out=product)
@@ -414,7 +420,8 @@ def convolve(x: np.ndarray, stage: Stage, numbers: Pass, largest: int) -> np.nda
 def requantise(sums: np.ndarray, numbers: Pass, largest: int) -> np.ndarray:
     """Sums (C, h, w, N) to activations: float32, whole numbers from 0 to `largest`."""
     bias, multiplier = (
-        column.astype(np.int32)[:, None, None, None] for column in (numbers.bias, numbers.multiplier)
+        column.astype(np.int32)[:, None, None, None]
+        for column in (numbers.bias, numbers.multiplier)
     )
     x = sums.astype(np.int32)
     x += half(numbers.shift_sum)

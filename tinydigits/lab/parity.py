@@ -152,6 +152,8 @@ def build_engine(board: Board, folder: Path, level: str = "-Os") -> Path:
     """
     target = folder / f"tinydigits-{board.processor}{level}.o"
     options = ("-mthumb", f"-mcpu={board.processor}", *STRICT, level, "-c")
+    # Each function in a section of its own, so that a linker leaves out what is not called.
+    options += ("-ffunction-sections", "-fdata-sections")
     run("arm-none-eabi-gcc", *options, ENGINE / "tinydigits.c", "-o", target)
     if needed := run("arm-none-eabi-nm", "-u", target).split():
         raise Failure(f"The engine for {board.processor} needs a library: {' '.join(needed)}.")
@@ -405,4 +407,3 @@ def cases(
         yield model, load(model), np.concatenate([test, noise_images(noise)]), on_board
     for seed in range(random_networks):
         yield f"random {seed}", random_network(seed), noise_images(32, seed), 4
-
