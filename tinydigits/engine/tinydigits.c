@@ -227,7 +227,7 @@ int tinydigits_check(const void *model, size_t size)
  * isn't what a blank image would give there ("ink"), followed by the pixels.
  *
  * The stages that see much paper, the first ones, remember what a window of paper gives. */
-enum { SEES_PAPER = 16 }; /* pixels a side */
+enum { SEES_PAPER = 12 }; /* pixels a side */
 
 struct band {
     uint32_t rows;        /* offset of `window` rows; of the sums for the classes */
@@ -290,27 +290,33 @@ size_t tinydigits_scratch(const void *model) { return lay_out(model, NULL); }
  * ones. The 128 is taken back at the end, by the sum of the inputs; on the way sums may wrap, so
  * they are unsigned.
  *
- * A Cortex-M0 has eight registers to compute with. PIN keeps a compiler from reordering sums so
- * that they don't suffice, PIN_HIGH puts into one of the others, which can be added to and little
- * else, and KERNEL keeps the code around from sharing them. */
-#if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__)
-#define PIN(variable) __asm__("" : "+r"(variable))
-#define PIN_HIGH(variable) __asm__("" : "+h"(variable))
+ * A Cortex-M0 has eight registers to compute with, which a compiler doesn't make suffice by itself.
+ * It can add to the other ones, so that is where ADD keeps its sum; KERNEL keeps the code around a
+ * kernel from sharing its registers. */
+#if defined(__GNUC__) && defined(__ARM_ARCH_6M__)
 #define KERNEL __attribute__((noinline))
+#define ADD(sum, value, weights, i)                                   \
+    do {                                                              \
+        uint32_t product;                                             \
+        __asm__(".syntax unified\n\tldrb %1, [%2, %4]\n\t"                \
+                "muls %1, %3, %1\n\tadd %0, %1"                         \
+                : "+r"(sum), "=&l"(product)                           \
+                : "l"(weights), "l"(value), "I"(i)                    \
+                : "cc");                                              \
+    } while (0)
+#define HIGH(number) __asm__("r" #number)
 #else
-#define PIN(variable) ((void)0)
-#define PIN_HIGH(variable) ((void)0)
 #define KERNEL
+#define ADD(sum, value, weights, i) ((sum) += (value) * (weights)[i]) /* all that it means */
+#define HIGH(number)
 #endif
 
-/* sum += value * weight, as three instructions. */
-#define ADD(sum, value, weight, pin)       \
-    do {                                   \
-        uint32_t product = weight;         \
-        product *= value;                  \
-        sum += product;                    \
-        pin(sum);                          \
-    } while (0)
+/* PIN keeps a compiler for such processors from making a call of its library out of a loop. */
+#if defined(__GNUC__) && defined(__thumb__)
+#define PIN(variable) __asm__("" : "+r"(variable))
+#else
+#define PIN(variable) ((void)0)
+#endif
 
 /* All sums over channels, four at a time, to `sums`, which has room for whole fours. Each starts
  * as `start`; the weights are stored in the order in which they are read: two inputs for each of
@@ -321,24 +327,24 @@ static KERNEL void mix(uint32_t *sums, const uint32_t *sums_end, const int16_t *
     /* The offset from the end of the inputs, in bytes, counts the loop as well. */
     const uint8_t *end = (const uint8_t *)(inputs + 2 * count);
     do {
-        uint32_t a = start, b = start, c = start, d = start;
+        uint32_t a = start, b = start, c = start;
+        register uint32_t d HIGH(8) = start;
         int32_t i = -(int32_t)(4 * count);
-        PIN_HIGH(sums);
         do {
             uint32_t x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(end + i);
             PIN(x);
-            ADD(a, x, weights[0], PIN);
-            ADD(b, x, weights[2], PIN);
-            ADD(c, x, weights[4], PIN);
-            ADD(d, x, weights[6], PIN_HIGH);
+            ADD(a, x, weights, 0);
+            ADD(b, x, weights, 2);
+            ADD(c, x, weights, 4);
+            ADD(d, x, weights, 6);
             i += 2;
             PIN(i);
             x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(end + i);
             PIN(x);
-            ADD(a, x, weights[1], PIN);
-            ADD(b, x, weights[3], PIN);
-            ADD(c, x, weights[5], PIN);
-            ADD(d, x, weights[7], PIN_HIGH);
+            ADD(a, x, weights, 1);
+            ADD(b, x, weights, 3);
+            ADD(c, x, weights, 5);
+            ADD(d, x, weights, 7);
             weights += 8;
             PIN(weights);
             i += 2;
@@ -367,22 +373,29 @@ static KERNEL void rescale(uint8_t *out, const uint32_t *sums, uint32_t count,
 }
 
 /* One tap of a depthwise convolution. */
-#define TAP(pixel, weight)                 \
+#define TAP(pixel, weights, i)             \
     do {                                   \
         uint32_t value = pixel;            \
+        PIN(value);                        \
         total += value;                    \
-        PIN(total);                        \
-        ADD(sum, value, weight, PIN);           \
+        ADD(sum, value, weights, i);       \
     } while (0)
 
-/* Three taps side by side; `pixel` is left at the last one. */
-#define TAPS(i)                            \
-    do {                                   \
-        TAP(pixel[0], weights[i]);         \
-        TAP(pixel[channels], weights[i + 1]); \
-        pixel += channels;                 \
-        PIN(pixel);                        \
-        TAP(pixel[channels], weights[i + 2]); \
+/* Three taps side by side; `pixel` is left at the second. */
+#define TAPS(i)                               \
+    do {                                      \
+        TAP(pixel[0], weights, i);            \
+        TAP(pixel[channels], weights, i + 1); \
+        pixel += channels;                    \
+        TAP(pixel[channels], weights, i + 2); \
+    } while (0)
+
+/* What the taps come to. */
+#define STORE()                                                   \
+    do {                                                          \
+        int32_t shifted = (int32_t)(sum - 128 * total) >> shift;  \
+        *inputs++ = (int16_t)shifted;                             \
+        all += (uint32_t)shifted;                                 \
     } while (0)
 
 /* A depthwise convolution: each channel's window times its weights, shifted to 16 bits.
@@ -393,30 +406,41 @@ static KERNEL uint32_t filter(int16_t *inputs, const struct stage *stage, const 
 {
     uint32_t channels = stage->channels_in, window = stage->window, all = 0;
     uint32_t shift = stage->shift_in, start = (uint32_t)half(shift);
-    int32_t across = (int32_t)(channels * (window == 3 ? 1 : window));
-    int32_t first = steps[0] - across, second = steps[1] - across;
     const int16_t *end = inputs + channels;
     do {
         uint32_t sum = start, total = 0;
-        if (window == 3) {
-            TAPS(0);
-            pixel += first;
-            TAPS(3);
-            pixel += second;
-            TAPS(6);
-            weights += 9;
-            pixel += steps[2] - across + 1;
-        } else {
-            for (uint32_t y = 0; y < window; y++) {
-                for (uint32_t x = 0; x < window; x++, pixel += channels, weights++)
-                    TAP(*pixel, *weights);
-                pixel += steps[y] - across;
-            }
-            pixel++;
+        for (uint32_t y = 0; y < window; y++) {
+            const uint8_t *next = pixel + steps[y];
+            for (uint32_t x = 0; x < window; x++, pixel += channels, weights++)
+                TAP(*pixel, weights, 0);
+            pixel = next;
         }
-        int32_t shifted = (int32_t)(sum - 128 * total) >> shift;
-        *inputs++ = (int16_t)shifted;
-        all += (uint32_t)shifted;
+        pixel++;
+        STORE();
+    } while (inputs < end);
+    return all;
+}
+
+/* The same for the window that is met most, 3x3. */
+static KERNEL uint32_t filter3(int16_t *inputs, const struct stage *stage, const uint8_t *pixel,
+                               const int32_t *steps, const uint8_t *weights)
+{
+    uint32_t channels = stage->channels_in, all = 0;
+    uint32_t shift = stage->shift_in, start = (uint32_t)half(shift);
+    int32_t across = (int32_t)channels; /* where TAPS leaves `pixel` */
+    int32_t first = steps[0] - across, second = steps[1] - across, last = steps[2] - across + 1;
+    const int16_t *end = inputs + channels;
+    do {
+        register uint32_t sum HIGH(8) = start;
+        register uint32_t total HIGH(9) = 0;
+        TAPS(0);
+        pixel += first;
+        TAPS(3);
+        pixel += second;
+        TAPS(6);
+        pixel += last;
+        weights += 9;
+        STORE();
     } while (inputs < end);
     return all;
 }
@@ -439,28 +463,30 @@ static KERNEL uint32_t gather(int16_t *inputs, const struct stage *stage, const 
     return total;
 }
 
-/* One pixel of a convolution, from the window that begins at `pixel` to `out`. */
-static void convolve(const void *model, const struct stage *stage, const uint8_t *pixel,
-                     const int32_t *steps, int16_t *inputs, uint32_t *sums, uint8_t *out)
+/* One pixel of a convolution, from the window that begins at `pixel` to `out`. `count` are the
+ * stage's pairs, and `mixing` its weights behind the taps. */
+static void convolve(const void *model, const struct stage *stage, uint32_t count,
+                     const uint8_t *mixing, const uint8_t *pixel, const int32_t *steps,
+                     int16_t *inputs, uint32_t *sums, uint8_t *out)
 {
     const uint8_t *weights = at(model, stage->weights);
-    const uint32_t *table = (const uint32_t *)at(model, stage->table);
-    uint32_t channels = stage->channels_out, count = pairs(stage), total;
+    uint32_t channels = stage->channels_out, total;
     if (count)
         inputs[2 * count - 1] = 0; /* which stays so where the number of inputs is odd */
-    if (stage->kind == CONV) {
+    if (stage->kind == CONV)
         total = gather(inputs, stage, pixel, steps);
-    } else {
+    else if (stage->window == 3)
+        total = filter3(inputs, stage, pixel, steps, weights);
+    else
         total = filter(inputs, stage, pixel, steps, weights);
-        weights += padded(taps(stage));
-    }
     if (count)
-        mix(sums, sums + channels, inputs, count, weights,
+        mix(sums, sums + channels, inputs, count, mixing,
             (uint32_t)half(stage->shift_sum) - 128 * total);
     else
         for (uint32_t c = 0; c < channels; c++)
             sums[c] = (uint32_t)(half(stage->shift_sum) + inputs[c]);
-    rescale(out, sums, channels, table, stage, (1 << header_of(model)->activation_bits) - 1);
+    rescale(out, sums, channels, (const uint32_t *)at(model, stage->table), stage,
+            (1 << header_of(model)->activation_bits) - 1);
 }
 
 /* The scores, from the sums over all pixels. Returns the class with the highest. */
@@ -502,6 +528,27 @@ static uint8_t *place(const struct passage *way, uint32_t x)
     return (uint8_t *)(way->row + 1) + (x >> way->pools) * way->step;
 }
 
+static KERNEL void copy(uint8_t *to, const uint8_t *from, uint32_t count)
+{
+    const uint8_t *end = from + count;
+    do {
+        uint32_t value = *from++;
+        PIN(value);
+        *to++ = (uint8_t)value;
+    } while (from < end);
+}
+
+static KERNEL void keep_larger(uint8_t *to, const uint8_t *from, uint32_t count)
+{
+    const uint8_t *end = from + count;
+    do {
+        uint8_t value = *from++;
+        if (value > *to)
+            *to = value;
+        to++;
+    } while (from < end);
+}
+
 /* Put pixel x where it goes, unless it is there. */
 static void put(const struct passage *way, uint32_t x, const uint8_t *pixel, int ink)
 {
@@ -509,11 +556,13 @@ static void put(const struct passage *way, uint32_t x, const uint8_t *pixel, int
     uint8_t *to = place(way, x);
     if (ink)
         *way->row |= 1u << (x >> way->pools);
-    if (to != pixel) {
-        int first = ((x | way->y) & block) == 0;
-        for (uint32_t c = 0; c < way->channels; c++)
-            if (first || pixel[c] > to[c])
-                to[c] = pixel[c];
+    int first = ((x | way->y) & block) == 0;
+    /* Paper has nothing to add to a block that has it already. */
+    if (to != pixel && (ink || first || *way->row >> (x >> way->pools) & 1)) {
+        if (first)
+            copy(to, pixel, way->channels);
+        else
+            keep_larger(to, pixel, way->channels);
     }
     if (way->sums && (x & way->y & block) == block)
         for (uint32_t c = 0; c < way->channels; c++)
@@ -562,6 +611,9 @@ static int next_row(const void *model, const struct stage *stage, struct buffers
 
     uint32_t width = (uint32_t)next->size << way.pools;
     uint32_t *sums = (uint32_t *)(scratch + buffers->sums);
+    int16_t *inputs = (int16_t *)(scratch + buffers->inputs);
+    uint32_t count = pairs(stage);
+    const uint8_t *mixing = at(model, stage->weights) + padded(taps(stage));
     first += 4;
     for (uint32_t x = 0; x < width; x++, first += stage->channels_in) {
         int seen = (ink >> x & ((1u << stage->window) - 1)) != 0;
@@ -569,8 +621,7 @@ static int next_row(const void *model, const struct stage *stage, struct buffers
         if (!seen)
             pixel = scratch + band->paper;
         if (seen || !band->paper_known)
-            convolve(model, stage, first, steps, (int16_t *)(scratch + buffers->inputs), sums,
-                     pixel);
+            convolve(model, stage, count, mixing, first, steps, inputs, sums, pixel);
         if (!seen)
             band->paper_known = 1;
         put(&way, x, pixel, seen);

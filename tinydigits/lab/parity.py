@@ -231,7 +231,7 @@ def random_network(seed: int, widest: int = 40) -> IntegerNetwork:
     names = tuple(f"class {k}" for k in range(int(random.integers(2, 13))))
     while True:
         if seed % 10 == 9:
-            layers = ("pool", "pool", "conv1:514", f"separable3:{random.integers(1, 9)}")
+            layers = ("pool", "pool", "conv1:513", f"separable3:{random.integers(1, 9)}")
             bits = 8
         else:
             layers = random_layers(random, widest)
