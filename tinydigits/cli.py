@@ -51,8 +51,8 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
         if preset_name != defaults.name:
             preset(preset_name)  # refuses a name that is none
             raise Misuse(f"Name the preset first: tinydigits train {preset_name} ...")
-        beside = len(arguments) > (2 if any("=" in word for word in arguments[1:2]) else 3)
-        if resume is not None and beside:
+        # Counted in the words themselves, so that an option's default is refused like any value.
+        if resume is not None and len(arguments) != (3 if "--resume" in arguments else 2):
             raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
         run = runs.start(config) if resume is None else runs.resume(resume)
         where = f"tinydigits train --resume {shlex.quote(str(run.folder))}"
