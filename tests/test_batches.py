@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tinydigits import preset
-from tinydigits.augment import distort
+from tinydigits.batches import distort
 from tinydigits.data import MEAN, STD
 
 PAPER = -MEAN / STD

@@ -18,7 +18,7 @@ import torch
 from conftest import TINY, TINYDIGITS, Outcome, child, run
 from safetensors.numpy import save_file
 
-from tinydigits import Config, Misuse, Mnist, build_model, training
+from tinydigits import Config, Misuse, Mnist, build_model, runs
 from tinydigits.model import save_model
 
 slow = pytest.mark.slow
@@ -136,7 +136,7 @@ def test_signal_from_outside_stops_the_command_which_names_how_to_go_on(
 def half_run(few: Mnist, tmp_path: Path) -> Path:
     """A run of two epochs that was stopped after the first."""
     config = Config(layers=("pool", "conv3:4"), epochs=2, threads=1, out=tmp_path / "half")
-    next(training.epochs(training.start(config)))
+    next(runs.epochs(runs.start(config)))
     return tmp_path / "half"
 
 
@@ -154,11 +154,11 @@ def test_resuming_sweeps_up_what_a_killed_process_left(half_run: Path, command: 
 
 def test_folder_that_is_being_trained_in_is_left_alone(few: Mnist, tmp_path: Path):
     config = Config(layers=("pool", "conv3:4"), epochs=2, threads=1, out=tmp_path / "run")
-    run = training.start(config)
+    started = runs.start(config)
     with pytest.raises(Misuse, match="Another process is training"):
-        training.resume(tmp_path / "run")
-    training.complete(run)
-    assert len(training.resume(tmp_path / "run").history) == 2
+        runs.resume(tmp_path / "run")
+    runs.complete(started)
+    assert len(runs.resume(tmp_path / "run").history) == 2
 
 
 def test_checkpoint_of_other_options_is_refused(half_run: Path, command: Command):
@@ -334,19 +334,29 @@ def test_pickle_called_safetensors_is_not_executed(command: Command, tmp_path: P
     assert not trace.exists()
 
 
-def test_model_of_another_shape_is_one_sentence(command: Command, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("conv3:2", "The weights in {path} do not fit"),
+        ("pool", "The header of {path} names no network"),
+        ('{"layers": ["conv3:2"]}', "The header of {path} names no network"),
+    ],
+)
+def test_model_of_another_shape_is_one_sentence(
+    command: Command, tmp_path: Path, header: str, message: str
+):
     path = tmp_path / "model.safetensors"
-    save_file({"classes.weight": np.zeros((10, 4, 1, 1), np.float32)}, path, {"tinydigits": "pool"})
+    save_file({"classes.weight": np.zeros((10, 4, 1, 1), np.float32)}, path, {"tinydigits": header})
     outcome = command("evaluate", path)
     assert outcome.exit_code == 1
-    assert f"The weights in {path} do not fit" in outcome.sentence
+    assert message.format(path=path) in outcome.sentence
 
 
 def test_model_that_is_not_finite_is_one_sentence(command: Command, tmp_path: Path):
     config = Config(layers=("conv3:2",))
     model = build_model(config)
     torch.nn.init.constant_(model.classes.weight, torch.nan)
-    save_model(tmp_path / "model.safetensors", model, config)
+    save_model(tmp_path / "model.safetensors", model)
     outcome = command("evaluate", tmp_path)
     assert outcome.exit_code == 1
     assert "are not all finite" in outcome.sentence
