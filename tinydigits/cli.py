@@ -22,6 +22,7 @@ DESCRIPTION = """\
 Handwritten-digit recognition in a network small enough to fit anywhere.
 
 Start with: tinydigits train
+
 tinydigits --version prints the version."""
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET")]
