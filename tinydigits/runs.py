@@ -237,6 +237,8 @@ def load_checkpoint(run: Run, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["config"] != comparable(run.config):
             raise ValueError("it was made with other options")
+        if any(f"{reported_part(run.config)}_loss" not in row for row in state["history"]):
+            raise ValueError("its rows are about other digits")
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         if run.average is not None:
