@@ -270,7 +270,7 @@ def test_repeated_weights_are_counted_once_and_trained_by_every_use():
     x = torch.randn(2, 1, 28, 28)
     assert not torch.equal(model(x), twin(x))
     for i in (3, 4):  # nothing but the shift is left
-        shift = twin.features[i][1](torch.zeros(2, 4, 8, 8)).relu()
+        shift = twin.get_submodule(f"features.{i}.0")(torch.zeros(2, 4, 8, 8)).relu()
         torch.testing.assert_close(twin.features[i](x.expand(2, 4, 28, 28))[..., :8, :8], shift)
 
 
@@ -506,7 +506,7 @@ def test_classes_that_no_network_has_are_not_saved(tmp_path: Path, names: Any, m
 
 
 @pytest.mark.parametrize("change", [{"mean": float("nan")}, {"std": 0.0}, {"std": -1.0}])
-def test_a_normalisation_that_is_none_is_not_saved(tmp_path: Path, change: dict[str, float]):
+def test_a_normalisation_that_is_none_is_not_saved(tmp_path: Path, change: dict[str, Any]):
     with pytest.raises(Misuse, match=r"normalisation|std must be above 0"):
         save_model(tmp_path / "m.safetensors", Network(("conv3:2",), **change))
     assert list(tmp_path.iterdir()) == []
