@@ -23,7 +23,7 @@ Handwritten-digit recognition in a network small enough to fit anywhere.
 
 Start with: tinydigits train
 
-tinydigits --version prints the version."""
+The version: tinydigits --version"""
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET")]
 Model = Annotated[Positional[str], arg(metavar="MODEL")]
