@@ -70,7 +70,7 @@ def test_help_names_every_command(command: Command, words: list[str], commands: 
 def test_help_says_how_to_start_and_how_to_ask_for_the_version(command: Command):
     lines = command("--help").out.splitlines()
     assert "Start with: tinydigits train" in lines
-    assert "tinydigits --version prints the version." in lines
+    assert "The version: tinydigits --version" in lines
 
 
 def test_options_start_from_the_named_preset(command: Command):
