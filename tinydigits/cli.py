@@ -40,7 +40,7 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
         config: Annotated[Config, arg(name="")] = defaults,
         resume: Annotated[Path | None, arg(metavar="RUN")] = None,
     ) -> None:
-        """Train a network and write its weights, verdict, pictures and report to a run folder.
+        """Train a network and write its weights, verdict, figures and report to a run folder.
 
         Args:
             preset_name: The preset whose values the options start from (see: tinydigits presets).
@@ -101,7 +101,7 @@ def evaluate(model: Model, data: Path | None = None) -> None:
 
 
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
-    """Draw the pictures and the report of a finished run again.
+    """Draw the figures and the report of a finished run again.
 
     Args:
         run: A run folder.
