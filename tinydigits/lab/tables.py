@@ -102,14 +102,14 @@ def replaced_table(path: Path) -> str:
     for row in read_json(path):
         mean, sd = statistics.fmean(row["accuracies"]), statistics.stdev(row["accuracies"])
         lines.append(
-            f"| `{row['preset']}` | {row['recipe']} | {mean:.3f} ± {sd:.3f} "
+            f"| `{row['preset']}` | {row['then']} | {mean:.3f} ± {sd:.3f} "
             f"({len(row['accuracies'])}) | {row['commit']} | {row['why']} |"
         )
     return "\n".join(lines)
 
 
 def probes_table(path: Path) -> str:
-    """The single runs that a recipe was tuned by, as a Markdown table, the larger networks first.
+    """The single runs that presets were tuned by, as a Markdown table, the larger networks first.
 
     Accuracies (%) are those of the held-out digits, of the last weights and of averaged ones.
     """
