@@ -247,8 +247,28 @@ def benchmark(
         write_json(out, timed)
 
 
+def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> None:
+    """Time training steps by number of threads and by how the threads wait for each other.
+
+    Prints Markdown tables. Measure on a machine that does nothing else.
+
+    Args:
+        rounds: How often each setting gets its turn.
+        seconds: How long a turn trains.
+        out: A file for the figures, as JSON.
+    """
+    from tinydigits.files import write_json
+    from tinydigits.lab.threads import compare, gain_table, waiting_table
+
+    timed = compare(rounds, seconds)
+    print(waiting_table(timed), end="\n\n")
+    print(gain_table(timed))
+    if out is not None:
+        write_json(out, timed)
+
+
 COMMANDS = (evaluate, report, summary, presets, data, lab)
-LAB = (certify, ablation, benchmark, tables)
+LAB = (certify, ablation, benchmark, threads, tables)
 
 
 def run_command(arguments: list[str]) -> None:
