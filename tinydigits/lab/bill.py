@@ -14,14 +14,14 @@ from tqdm import tqdm
 from tinydigits.data import load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.export import onnx_graph
-from tinydigits.files import read_json, write_json
-from tinydigits.integer import IntegerNetwork, load
+from tinydigits.files import write_json
+from tinydigits.integer import load
 from tinydigits.lab import parity
 from tinydigits.lab.certify import commit
 from tinydigits.layers import total
 from tinydigits.machine import processor_name
 from tinydigits.model import load_model
-from tinydigits.modelfile import SHIPPED, find_model, summarise
+from tinydigits.modelfile import find_model, summarise
 
 LEVELS = ("-Os", "-O2", "-O3")
 """How the engine is compiled for the boards: -Os counts, the others show what bytes would buy."""
@@ -143,3 +143,53 @@ def native_ratio(name: str, native: Any, model: bytes, images: np.ndarray) -> di
         "onnxruntime_microseconds": statistics.median(times["onnxruntime"][1:]),
         "ratio": statistics.median(ratios),
     }
+
+
+def table(made: dict[str, Any]) -> str:
+    """What a network costs, from what `bill` returned, as a Markdown table."""
+    lines = [
+        "| preset | float % | integers % | MACs | flash, bytes | RAM, bytes | Cortex-M0, million "
+        "instructions: -Os | -O3 | Cortex-M4: -Os | -O3 | of ONNX Runtime's time |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in made["presets"].items():
+        counts = [
+            f"{row[f'instructions_{core}'][level] / 1e6:.2f}"
+            if f"instructions_{core}" in row
+            else "-"
+            for core in parity.BOARDS
+            for level in ("-Os", "-O3")
+        ]
+        lines.append(
+            f"| `{name}` | {row['float_accuracy']:.2f} | {row['integer_accuracy']:.2f} "
+            f"| {row['macs']:,} | {row['flash']:,} | {row['ram']:,} | {' | '.join(counts)} "
+            f"| {row['native']['ratio']:.1f} |"
+        )
+    code = made["code"]
+    lines.append(
+        f"\nThe shipped networks (seed 0) on the test digits; gcc {made['compiler']}. Flash: the "
+        f"model and predict with what it calls ({code['predict']:,} bytes at -Os for a Cortex-M0; "
+        f"check and prepare bring it to {code['object']:,}). RAM: scratch and stack, the image "
+        "aside. Instructions: the mean over "
+        f"{made['digits']} digits, counted by QEMU; no cycles and no milliseconds. A dash: the "
+        "emulated board has too little RAM. ONNX Runtime: float32, the same network, one digit at "
+        f"a time on one thread, {made['processor']}."
+    )
+    return "\n".join(lines)
+
+
+def others_table(others: dict[str, Any]) -> str:
+    """BitNetMCU's networks, counted in the same way, as a Markdown table."""
+    lines = [
+        "| network | parameters | accuracy % | flash, bytes | RAM, bytes "
+        "| Cortex-M0, million instructions: -Os | -O3 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in others["models"]:
+        lines.append(
+            f"| {row['name']} | {row['parameters']:,} | {row['accuracy']:.2f} | {row['flash']:,} "
+            f"| {row['ram']:,} | {row['instructions_os'] / 1e6:.2f} "
+            f"| {row['instructions_o3'] / 1e6:.2f} |"
+        )
+    lines.append(f"\n{others['project']}, commit {others['commit']}. {others['method']}")
+    return "\n".join(lines)
