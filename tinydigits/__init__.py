@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from tinydigits.data import Mnist, load_mnist
     from tinydigits.evaluation import Evaluation, evaluate
     from tinydigits.files import Failure, Misuse
+    from tinydigits.integer import IntegerNetwork, load
     from tinydigits.model import Network, build_model, load_model, normalise
     from tinydigits.modelfile import summarise
+    from tinydigits.quantise import quantize
     from tinydigits.runs import epochs, finish, resume, start, train
     from tinydigits.training import Run
 
@@ -42,6 +44,9 @@ _HOME = {
     "load_model": "model",
     "normalise": "model",
     "summarise": "modelfile",
+    "IntegerNetwork": "integer",
+    "load": "integer",
+    "quantize": "quantise",
     "Run": "training",
     "epochs": "runs",
     "finish": "runs",
@@ -54,6 +59,7 @@ __all__ = [
     "Config",
     "Evaluation",
     "Failure",
+    "IntegerNetwork",
     "Misuse",
     "Mnist",
     "Network",
@@ -62,10 +68,12 @@ __all__ = [
     "epochs",
     "evaluate",
     "finish",
+    "load",
     "load_mnist",
     "load_model",
     "normalise",
     "preset",
+    "quantize",
     "resume",
     "start",
     "summarise",

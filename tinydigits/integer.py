@@ -141,7 +141,7 @@ class IntegerNetwork:
             elif stage.kind == "average":
                 average = stage.size_in
             else:
-                size = average if stage.kind == "classes" else stage.size_in  # noqa: F821
+                size = average if stage.kind == "classes" else stage.size_in
                 records.append((stage, 0, size))
         return records
 
