@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from tinydigits.data import Mnist, load_mnist
     from tinydigits.evaluation import Evaluation, evaluate
     from tinydigits.files import Failure, Misuse
-    from tinydigits.model import Network, build_model, load_model, summarise
-    from tinydigits.training import Run, epochs, train
+    from tinydigits.model import Network, build_model, load_model, normalise
+    from tinydigits.modelfile import summarise
+    from tinydigits.runs import epochs, finish, resume, start, train
+    from tinydigits.training import Run
 
 __version__ = "0.1.0"
 
@@ -29,10 +31,14 @@ _HOME = {
     "Network": "model",
     "build_model": "model",
     "load_model": "model",
-    "summarise": "model",
+    "normalise": "model",
+    "summarise": "modelfile",
     "Run": "training",
-    "epochs": "training",
-    "train": "training",
+    "epochs": "runs",
+    "finish": "runs",
+    "resume": "runs",
+    "start": "runs",
+    "train": "runs",
 }
 
 __all__ = [
@@ -46,9 +52,13 @@ __all__ = [
     "build_model",
     "epochs",
     "evaluate",
+    "finish",
     "load_mnist",
     "load_model",
+    "normalise",
     "preset",
+    "resume",
+    "start",
     "summarise",
     "train",
 ]

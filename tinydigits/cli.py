@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from importlib.metadata import requires, version
+from importlib.metadata import requires
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -14,20 +14,27 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from tinydigits.config import DEFAULT_PRESET, PRESETS, Config, preset
+from tinydigits import __version__
+from tinydigits.config import ACCURACY_GOAL, DEFAULT_PRESET, PRESETS, Config, preset
 from tinydigits.files import Failure, Misuse, reason, say
 
 DESCRIPTION = """\
 Handwritten-digit recognition in a network small enough to fit anywhere.
 
-Start with: tinydigits train"""
+Start with: tinydigits train
+tinydigits --version prints the version."""
+
+Preset = Annotated[Positional[str], arg(metavar="PRESET")]
+Model = Annotated[Positional[str], arg(metavar="MODEL")]
+Backend = Literal["local", "ray"]
+RESULTS = Path("results")
 
 
-def commands(defaults: Config) -> dict[str, Callable[..., None]]:
-    """The commands by name; the options of `train` start from the preset `defaults`."""
+def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
+    """The command train, whose options start from the preset `defaults`."""
 
     def train(
-        recipe: Annotated[Positional[str], arg(metavar="PRESET")] = defaults.name,
+        preset_name: Annotated[Preset, arg(name="preset")] = defaults.name,
         /,
         config: Annotated[Config, arg(name="")] = defaults,
         resume: Annotated[Path | None, arg(metavar="RUN")] = None,
@@ -35,21 +42,22 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
         """Train a network and write its weights, verdict, pictures and report to a run folder.
 
         Args:
-            recipe: The preset whose values the options start from (see: tinydigits presets).
+            preset_name: The preset whose values the options start from (see: tinydigits presets).
             config: What to train.
             resume: Go on with the run in this folder, with its own configuration.
         """
-        from tinydigits import training
+        from tinydigits import runs
 
-        if recipe != defaults.name:
-            preset(recipe)  # refuses a name that is none
-            raise Misuse(f"Name the preset first: tinydigits train {recipe} ...")
-        if resume is not None and (config, recipe) != (preset(DEFAULT_PRESET), DEFAULT_PRESET):
+        if preset_name != defaults.name:
+            preset(preset_name)  # refuses a name that is none
+            raise Misuse(f"Name the preset first: tinydigits train {preset_name} ...")
+        beside = len(arguments) > (2 if any("=" in word for word in arguments[1:2]) else 3)
+        if resume is not None and beside:
             raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
-        run = training.start(config) if resume is None else training.resume(resume)
+        run = runs.start(config) if resume is None else runs.resume(resume)
         where = f"tinydigits train --resume {shlex.quote(str(run.folder))}"
         try:
-            training.complete(run)
+            runs.complete(run)
         except KeyboardInterrupt:
             say(f"Stopped after {len(run.history)} epochs; go on with: {where}")
             raise
@@ -59,184 +67,213 @@ def commands(defaults: Config) -> dict[str, Callable[..., None]]:
                 f"more; go on with: {where}"
             ) from error
 
-    def evaluate(
-        model: Annotated[Positional[str], arg(metavar="MODEL")], data: Path | None = None
-    ) -> None:
-        """Measure a trained network on the 10,000 test digits.
+    return train
 
-        Args:
-            model: A run folder, a .safetensors file, or a preset whose weights come along.
-            data: A folder that holds the MNIST files; by default they are found or fetched.
-        """
-        from tinydigits.data import load_mnist
-        from tinydigits.evaluation import evaluate
-        from tinydigits.model import load_model
 
-        network = load_model(model)
-        mnist = load_mnist(data)
-        result = evaluate(network, mnist.test_images, mnist.test_labels)
-        precision, recall = result.precision_and_recall()
-        print(f"accuracy {result.accuracy:.2f} %   loss {result.loss:.4f}   ", end="")
-        print(f"calibration error {100 * result.expected_calibration_error():.2f} %")
-        print("digit   precision    recall")
-        for digit in range(10):
-            print(f"{digit:5}{100 * precision[digit]:10.2f} %{100 * recall[digit]:8.2f} %")
-        for true, guess, count in result.largest_confusions():
-            print(f"{guess} for {true}: {count} times")
+def evaluate(model: Model, data: Path | None = None) -> None:
+    """Measure a trained network on the 10,000 test digits.
 
-    def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
-        """Draw the pictures and the report of a finished run again.
+    Args:
+        model: A run folder, a .safetensors file, or a preset whose weights come along.
+        data: A folder that holds the MNIST files; by default they are found or fetched.
+    """
+    from tinydigits.data import load_mnist
+    from tinydigits.evaluation import evaluate
+    from tinydigits.model import load_model
+    from tinydigits.modelfile import find_model
 
-        Args:
-            run: A run folder.
-        """
-        from tinydigits.report import rewrite_report
+    network = load_model(model)
+    mnist = load_mnist(data)
+    result = evaluate(network, mnist.test_images, mnist.test_labels)
+    precision, recall = result.precision_and_recall()
+    print(f"{find_model(model)}, in float32, on the {len(mnist.test_labels):,} test digits")
+    print(f"accuracy {result.accuracy:.2f} %   loss {result.loss:.4f}   ", end="")
+    print(f"calibration error {100 * result.expected_calibration_error():.2f} %")
+    width = max(5, *map(len, result.class_names))
+    print(f"{'class':{width}}   precision    recall")
+    for name, right, found in zip(result.class_names, precision, recall, strict=True):
+        print(f"{name:>{width}}{100 * right:10.2f} %{100 * found:8.2f} %")
+    for true, guess, count in result.largest_confusions():
+        print(f"{result.class_names[guess]} for {result.class_names[true]}: {count} times")
 
-        print(f"Wrote {rewrite_report(run)}")
 
-    def summary(recipe: Annotated[Positional[str], arg(metavar="PRESET")] = DEFAULT_PRESET) -> None:
-        """Print a preset's network stage by stage: shapes, parameters, multiply-accumulates.
+def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
+    """Draw the pictures and the report of a finished run again.
 
-        Args:
-            recipe: The preset's name (see: tinydigits presets).
-        """
-        from tinydigits.model import summarise, total
+    Args:
+        run: A run folder.
+    """
+    from tinydigits.runs import rewrite_report
 
-        stages = summarise(preset(recipe))
-        print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}")
-        for name, shape, parameters, macs in stages:
-            size = " x ".join(map(str, shape))
-            print(f"{name:24}{size:>16}{parameters:12,}{macs:12,}")
-        parameters, macs = total(stages)
-        print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}")
+    print(f"Wrote {rewrite_report(run)}")
 
-    def presets() -> None:
-        """List the presets and what each is for."""
-        for name, make in PRESETS.items():
-            print(f"{name:12}{(make.__doc__ or '').splitlines()[0]}")
 
-    def data(root: Annotated[Path | None, arg(name="data")] = None) -> None:
-        """Find or fetch MNIST, verify every byte, and say where the files are.
+def summary(model: Model = DEFAULT_PRESET) -> None:
+    """Print a network stage by stage: shapes, parameters, multiply-accumulates.
 
-        Args:
-            root: A folder of yours to look in first.
-        """
-        from tinydigits.data import find_files
+    Args:
+        model: A preset, a run folder, or a .safetensors file.
+    """
+    from tinydigits.layers import total
+    from tinydigits.modelfile import summarise
 
-        for name, (raw, path) in find_files(root).items():
-            print(f"{name:24}{len(raw):12,} bytes, verified   {path}")
+    stages = summarise(model)
+    print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}")
+    for stage in stages:
+        size = " x ".join(map(str, stage.shape))
+        print(f"{stage.name:24}{size:>16}{stage.parameters:12,}{stage.macs:12,}")
+    parameters, macs = total(stages)
+    print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}")
 
-    def certify(
-        recipe: Annotated[Positional[str], arg(metavar="PRESET")],
-        seeds: int = 10,
-        jobs: int = 0,
-        backend: Literal["local", "ray"] = "local",
-        folder: Path = Path("results"),
-    ) -> None:
-        """Train a preset from many seeds and judge its claims; an interrupted study goes on.
 
-        The exit code is 1 where the preset misses its own claim or, if it has none, a goal.
+def presets() -> None:
+    """List the presets and what each is for."""
+    for name, make in PRESETS.items():
+        print(f"{name:12}{(make.__doc__ or '').splitlines()[0]}")
 
-        Args:
-            recipe: The preset's name (see: tinydigits presets).
-            seeds: How many seeds, from 0 up.
-            jobs: How many to train side by side, 0 for one per core.
-            backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
-            folder: Where PRESET.json and the weights of seed 0 go.
-        """
-        from tinydigits.certify import certify, verdicts
 
-        study = certify(recipe, seeds, jobs, backend, folder)
-        numbers = study["statistics"]
-        print(
-            f"{recipe}: mean {numbers['mean']:.3f} %   sd {numbers['sd']:.3f}   "
-            f"n {numbers['n']}   minimum {numbers['minimum']:.2f} %"
-        )
-        print(f"lower bound of the mean (one-sided, 95 %): {numbers['lower_bound']:.3f} %")
-        print(f"seeds over 99.4 %: {numbers['over_goal']} of {numbers['n']}")
-        rows = verdicts(study)
-        for asked, holds, measured in rows:
-            print(f"{'PASS' if holds else 'FAIL'} {asked}: {measured}")
-        # A small network claims less than the notebook's goals; its own claim then decides.
-        if not all(holds for _, holds, _ in rows[3:] or rows):
-            sys.exit(1)
+def data(root: Annotated[Path | None, arg(name="data")] = None) -> None:
+    """Find or fetch MNIST, verify every byte, and say where the files are.
 
-    def ablation(
-        seeds: int = 5,
-        jobs: int = 0,
-        backend: Literal["local", "ray"] = "local",
-        folder: Path = Path("results"),
-    ) -> None:
-        """Walk from the notebook's recipe to classic, one change at a time, over several seeds.
+    Args:
+        root: A folder of yours to look in instead.
+    """
+    from tinydigits.data import find_files
 
-        The two ends are what certify measured; an interrupted study goes on.
+    for name, (raw, path) in find_files(root).items():
+        print(f"{name:24}{len(raw):12,} bytes, verified   {path}")
 
-        Args:
-            seeds: How many seeds for each recipe in between, from 0 up.
-            jobs: How many to train side by side, 0 for one per core.
-            backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
-            folder: Where certify's results are and the new ones go.
-        """
-        from tinydigits.ablation import ablate, table
 
-        print(table(ablate(seeds, jobs, backend, folder)))
+def lab() -> None:
+    """What makes this project's claims: certify, ablation, benchmark, tables."""
 
-    def ladder(results: Path = Path("results"), readme: Path = Path("README.md")) -> None:
-        """Write the tables of the documents, and the figure, from the certified results.
 
-        Args:
-            results: The folder with what certify wrote.
-            readme: The README whose table is replaced; the other documents are in docs/ beside it.
-        """
-        from tinydigits.ladder import write_ladder
+def certify(
+    preset_name: Annotated[Preset, arg(name="preset")],
+    seeds: int = 10,
+    jobs: int = 0,
+    backend: Backend = "local",
+    folder: Path = RESULTS,
+) -> None:
+    """Train a preset from many seeds and judge its claims; an interrupted study goes on.
 
-        print(f"Wrote {' and '.join(map(str, write_ladder(results, readme)))}")
+    The exit code is 1 where the preset misses its own claim or, if it has none, a goal.
 
-    def benchmark(
-        recipes: Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET")] = (),
-        results: Path = Path("results"),
-        rounds: int = 5,
-        threads: int = 0,
-        out: Path | None = None,
-    ) -> None:
-        """Time the training of presets on the CPU, in turn with the notebook's literal recipe.
+    Args:
+        preset_name: The preset's name (see: tinydigits presets).
+        seeds: How many seeds, from 0 up.
+        jobs: How many to train side by side, 0 for one per core.
+        backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
+        folder: Where PRESET.json and the weights of seed 0 go.
+    """
+    from tinydigits.lab.certify import certify, verdicts
 
-        Prints Markdown tables: how fast each is, and where the time of a training step goes.
+    study = certify(preset_name, seeds, jobs, backend, folder)
+    numbers = study["statistics"]
+    print(
+        f"{preset_name}: mean {numbers['mean']:.3f} %   sd {numbers['sd']:.3f}   "
+        f"n {numbers['n']}   minimum {numbers['minimum']:.2f} %"
+    )
+    print(f"lower bound of the mean (one-sided, 95 %): {numbers['lower_bound']:.3f} %")
+    print(f"seeds over {ACCURACY_GOAL} %: {numbers['over_goal']} of {numbers['n']}")
+    rows = verdicts(study)
+    for asked, holds, measured in rows:
+        print(f"{'PASS' if holds else 'FAIL'} {asked}: {measured}")
+    # A small network claims less than the project's goals; its own claim then decides.
+    if not all(holds for _, holds, _ in rows[3:] or rows):
+        sys.exit(1)
 
-        Args:
-            recipes: The presets to time; by default all of them.
-            results: The folder with what certify wrote: who reaches 99.4 % on average.
-            rounds: How often each gets its turn; the median counts.
-            threads: CPU threads for all of them, 0 for one per core.
-            out: A file for the figures, as JSON.
-        """
-        from tinydigits.benchmark import benchmark, profile_table, speed_table
-        from tinydigits.files import write_json
 
-        timed = benchmark(recipes or tuple(PRESETS), results, rounds=rounds, threads=threads)
-        print(speed_table(timed), end="\n\n")
-        print(profile_table(timed))
-        if out is not None:
-            write_json(out, timed)
+def ablation(
+    seeds: int = 5, jobs: int = 0, backend: Backend = "local", folder: Path = RESULTS
+) -> None:
+    """Walk from baseline to classic, one change at a time, over several seeds.
 
-    listed = (train, evaluate, report, summary, presets, data, certify, ablation, ladder, benchmark)
-    return {command.__name__: command for command in listed}
+    The two ends are what certify measured; an interrupted study goes on.
+
+    Args:
+        seeds: How many seeds for each stop in between, from 0 up.
+        jobs: How many to train side by side, 0 for one per core.
+        backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
+        folder: Where certify's results are; the new ones go to ablation/ in it.
+    """
+    from tinydigits.lab.ablation import ablate, table
+
+    print(table(ablate(seeds, jobs, backend, folder)))
+
+
+def tables(results: Path = RESULTS, readme: Path = Path("README.md")) -> None:
+    """Write the tables of the documents, and the figure, from the results.
+
+    Args:
+        results: The folder with what the other commands of the laboratory wrote.
+        readme: The README whose table is replaced; the other documents are beside it or in docs/.
+    """
+    from tinydigits.lab.tables import write_tables
+
+    print(f"Wrote {' and '.join(map(str, write_tables(results, readme)))}")
+
+
+def benchmark(
+    preset_names: Annotated[
+        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
+    ] = (),
+    results: Path = RESULTS,
+    rounds: int = 5,
+    threads: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Time the training of presets on the CPU, in turn with the baseline.
+
+    Prints Markdown tables: how fast each is, and where the time of a training step goes.
+
+    Args:
+        preset_names: The presets to time; by default all of them.
+        results: The folder with what certify wrote: who reaches 99.4 % on average.
+        rounds: How often each gets its turn; the median counts.
+        threads: CPU threads for all of them, 0 for one per core.
+        out: A file for the figures, as JSON.
+    """
+    from tinydigits.files import write_json
+    from tinydigits.lab.benchmark import benchmark, profile_table, speed_table
+
+    timed = benchmark(preset_names or tuple(PRESETS), results, rounds=rounds, threads=threads)
+    print(speed_table(timed), end="\n\n")
+    print(profile_table(timed))
+    if out is not None:
+        write_json(out, timed)
+
+
+COMMANDS = (evaluate, report, summary, presets, data, lab)
+LAB = (certify, ablation, benchmark, tables)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Do what the words of the command line say."""
+    if arguments == ["--version"]:
+        print(__version__)
+        return
+    commands: list[Callable[..., None]] = [*LAB]
+    prog, description, words = "tinydigits lab", lab.__doc__, arguments[1:]
+    if arguments[:1] != ["lab"]:
+        # The preset decides the defaults that the options show, so it is read before them.
+        named = arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-")
+        defaults = preset(arguments[1] if named else DEFAULT_PRESET)
+        commands = [trainer(defaults, arguments), *COMMANDS]
+        prog, description, words = "tinydigits", DESCRIPTION, arguments
+    tyro.extras.subcommand_cli_from_dict(
+        {command.__name__: command for command in commands},
+        prog=prog,
+        description=description,
+        args=words,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (misuse) or 128 + signal."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        # The preset decides the defaults that the options show, so it is read before them.
-        named = arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-")
-        recipe = arguments[1] if named else DEFAULT_PRESET
-        if arguments == ["--version"]:
-            print(version("tinydigits"))
-            return
-        tyro.extras.subcommand_cli_from_dict(
-            commands(preset(recipe)), prog="tinydigits", description=DESCRIPTION, args=arguments
-        )
+        run_command(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except Failure as error:
         say(f"tinydigits: {error}")

@@ -18,15 +18,11 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tinydigits.files import Failure, Misuse, reason, say, sweep_temporaries, write_atomically
-
-if TYPE_CHECKING:
-    import torch
-    from torch.utils.data import DataLoader
 
 MEAN, STD = 0.1307, 0.3081
 """Mean and standard deviation of the training pixels, scaled to 0..1: the usual normalisation."""
@@ -262,45 +258,7 @@ def parse_idx(raw: bytes, name: str = "the file") -> np.ndarray:
     return values.astype(np.int64) if len(shape) == 1 else values.copy()
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """What a network reads: uint8 (B, 28, 28) to float32 (B, 1, 28, 28), mean 0 and sd 1."""
-    return images.unsqueeze(1).float().div_(255).sub_(MEAN).div_(STD)
-
-
-class Digits:
-    """Labelled digits that live on one device and are indexed a whole batch at a time."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, device: torch.device | str):
-        """Put uint8 images (N, 28, 28) and int64 labels (N,) on `device`."""
-        import torch
-
-        self.images = torch.from_numpy(images).to(device)
-        self.labels = torch.from_numpy(labels).to(device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised images (B, 1, 28, 28) and labels (B,)."""
-        return normalise(self.images[indices]), self.labels[indices]
-
-
-def shuffled_batches(digits: Digits, batch_size: int, seed: int, epoch: int) -> DataLoader:
-    """One epoch of batches, in an order that depends on `seed` and `epoch` alone.
-
-    The bytes are already where they are needed and a batch is one indexing, so there is nothing
-    for worker processes or pinned memory to do. The last batch holds what is left over.
-    """
-    import torch
-    from torch.utils.data import BatchSampler, DataLoader, RandomSampler
-
-    # Mixed by numpy, because torch's generators start alike from seeds that are close together.
-    mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(mixed[0]) >> 1)
-    order = RandomSampler(digits, generator=generator)  # pyright: ignore[reportArgumentType]
-    return DataLoader(
-        digits,  # pyright: ignore[reportArgumentType]
-        sampler=BatchSampler(order, batch_size, drop_last=False),
-        batch_size=None,
-        generator=generator,
-    )
+def held_out(mnist: Mnist) -> Mnist:
+    """The digits to tune with: the last 10,000 training digits in place of the test set."""
+    images, labels = mnist.train_images, mnist.train_labels
+    return Mnist(images[:-HELD_OUT], labels[:-HELD_OUT], images[-HELD_OUT:], labels[-HELD_OUT:])

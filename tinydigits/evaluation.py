@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import nn
+from tinydigits.files import Misuse
+
+
+class Predictor(Protocol):
+    """Whatever reads images: a PyTorch network, or one of integers."""
+
+    def log_probs(self, images: np.ndarray, /) -> np.ndarray:
+        """Images uint8 (N, height, width) to log-probabilities, float32 (N, classes)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -16,9 +23,16 @@ class Evaluation:
     """What a network said about N digits. Every metric and every picture derives from this."""
 
     log_probs: np.ndarray
-    """float32 (N, 10): the logarithm of each class's probability."""
+    """float32 (N, classes): the logarithm of each class's probability."""
     labels: np.ndarray
-    """int64 (N,): the true digits."""
+    """int64 (N,): the true classes, 0 to classes - 1."""
+    class_names: tuple[str, ...] = ()
+    """A name for each class; by default its number."""
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            names = tuple(map(str, range(self.log_probs.shape[1])))
+            object.__setattr__(self, "class_names", names)
 
     @property
     def loss(self) -> float:
@@ -42,25 +56,26 @@ class Evaluation:
         return np.exp(self.log_probs.max(axis=1))
 
     def confusion(self) -> np.ndarray:
-        """Counts, int64 (10, 10): row the true digit, column the guess."""
-        counts = np.zeros((10, 10), np.int64)
+        """Counts, int64 (classes, classes): row the true class, column the guess."""
+        classes = len(self.class_names)
+        counts = np.zeros((classes, classes), np.int64)
         np.add.at(counts, (self.labels, self.guesses), 1)
         return counts
 
     def largest_confusions(self, n: int = 5) -> list[tuple[int, int, int]]:
-        """The n most frequent errors as (true digit, guess, how often), the most frequent first."""
+        """The n most frequent errors as (true class, guess, how often), the most frequent first."""
         errors = self.confusion()
         np.fill_diagonal(errors, 0)
         order = np.argsort(-errors, axis=None, kind="stable")[:n]
-        cells = [(int(i) // 10, int(i) % 10) for i in order]
+        cells = [divmod(int(i), len(errors)) for i in order]
         return [
             (true, guess, int(errors[true, guess])) for true, guess in cells if errors[true, guess]
         ]
 
     def precision_and_recall(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per digit, float64 (10,) each, 0 to 1; NaN where a digit was never guessed or present.
+        """Per class, float64 (classes,) each, 0 to 1; NaN where it was never guessed or present.
 
-        Precision is the share of right answers among the times that the digit was guessed,
+        Precision is the share of right answers among the times that the class was guessed,
         recall the share among the times that it was there.
         """
         counts = self.confusion().astype(float)
@@ -93,41 +108,48 @@ class Evaluation:
         return float((gaps * digits[digits > 0]).sum() / digits.sum())
 
 
-def evaluate(
-    model: nn.Module, images: np.ndarray, labels: np.ndarray, batch_size: int = 1000
-) -> Evaluation:
-    """Let `model` read every digit, in eval mode and without gradients.
-
-    The mode that the model was in is restored.
+def evaluate(predictor: Predictor, images: Any, labels: Any) -> Evaluation:
+    """Let `predictor` read every image, and keep what it said beside the truth.
 
     Args:
-        model: from normalised images (B, 1, 28, 28) to log-probabilities (B, 10).
-        images: uint8 (N, 28, 28).
-        labels: int64 (N,).
-        batch_size: digits at a time; changes memory and speed, and the result by rounding only.
+        predictor: what has `log_probs(images)`, and perhaps `class_names`.
+        images: uint8 (N, height, width), raw pixels; an array, or what numpy makes one of.
+        labels: whole numbers (N,), the true classes, from 0 to the number of classes - 1.
 
     Raises:
-        ValueError: there are no images, or images and labels do not belong together.
+        Misuse: (a ValueError) there are no images, they are not raw pixels, or images and labels
+            do not belong together.
     """
-    import torch
-
-    from tinydigits.data import normalise
-
-    if images.ndim != 3 or images.shape[1:] != (28, 28) or len(images) == 0:
-        raise ValueError(f"images must be (N, 28, 28) with N of 1 or more, not {images.shape}.")
+    images, labels = as_array(images, "images"), as_array(labels, "labels")
+    if images.ndim != 3 or len(images) == 0:
+        raise Misuse(f"images must be (N, height, width) with N of 1 or more, not {images.shape}.")
     if images.dtype != np.uint8:
-        raise ValueError(f"images must be raw uint8 bytes, not {images.dtype}.")
+        raise Misuse(f"images must be raw pixels, uint8 from 0 to 255, not {images.dtype}.")
     if labels.shape != (len(images),):
-        raise ValueError(f"labels must be ({len(images)},) like the images, not {labels.shape}.")
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
+        raise Misuse(f"labels must be ({len(images)},) like the images, not {labels.shape}.")
+    if labels.dtype.kind not in "iu":
+        raise Misuse(f"labels must be whole numbers, not {labels.dtype}.")
+    log_probs = predictor.log_probs(np.ascontiguousarray(images))
+    classes = log_probs.shape[1]
+    beyond = (labels < 0) | (labels >= classes)
+    if beyond.any():
+        raise Misuse(
+            f"labels must be from 0 to {classes - 1}, the classes of this network, "
+            f"not {labels[beyond][0]}."
+        )
+    names = tuple(getattr(predictor, "class_names", ()))
+    return Evaluation(log_probs, labels.astype(np.int64), names)
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """`values` as an array of NumPy; a tensor is brought to the CPU first.
+
+    Raises:
+        Misuse: they are ragged, or no array at all.
+    """
     try:
-        with torch.no_grad():
-            parts = [
-                model(normalise(part.to(device))).float().cpu()
-                for part in torch.from_numpy(images).split(batch_size)
-            ]
-    finally:
-        model.train(was_training)
-    return Evaluation(torch.cat(parts).numpy(), labels)
+        if hasattr(values, "detach"):  # a tensor, without importing PyTorch to ask
+            values = values.detach().cpu()
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Misuse(f"{name} must be an array of numbers, not {type(values).__name__}.") from error

@@ -38,6 +38,18 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def expand(path: str | Path) -> Path:
+    """`path` with ~ replaced by the home folder.
+
+    Raises:
+        Misuse: there is no such user, or no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise Misuse(f"{path} cannot be resolved: {reason(error)}.") from error
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Put `content` at `path` so that a reader finds the old file or the new one, never a half.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
-import hashlib
 import io
 import shlex
 from pathlib import Path
@@ -15,17 +13,59 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from tinydigits import pictures
+from tinydigits import figures
 from tinydigits.config import PRESETS, Config, preset
-from tinydigits.data import load_mnist
-from tinydigits.evaluation import Evaluation, evaluate
-from tinydigits.files import Failure, read_json, reason, write_atomically
-from tinydigits.machine import use_threads
-from tinydigits.model import load_model
-from tinydigits.training import read_config, split
+from tinydigits.evaluation import Evaluation
+from tinydigits.files import Failure, write_atomically
 
 GALLERY = 100
 """The most misread digits that are shown."""
+
+
+SUMMARY: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "goals": list,
+    "evaluated_on": str,
+    "accuracy": (int, float),
+    "loss": (int, float),
+    "epochs": int,
+    "parameters": int,
+    "macs": int,
+    "seconds": (int, float),
+    "seed": int,
+    "device": str,
+    "precision": str,
+    "threads": int,
+    "weights_sha256": str,
+    "processor": str,
+    "instruction_set": str,
+    "cores": int,
+    "accelerator": (str, type(None)),
+    "system": str,
+    "versions": dict,
+}
+"""What the page reads of a summary, and what kind of value each is."""
+
+
+def check_summary(summary: Any, folder: Path) -> None:
+    """See to it that a summary, which was read from `folder`, has all that the page needs.
+
+    Raises:
+        Failure: it lacks a value, or has an impossible one; the message names it.
+    """
+    values = summary if isinstance(summary, dict) else {}
+    wrong = [name for name, kind in SUMMARY.items() if not isinstance(values.get(name, ...), kind)]
+    if not wrong and not all(
+        isinstance(goal, dict) and {"goal", "met", "measured"} <= goal.keys()
+        for goal in values["goals"]
+    ):
+        wrong = ["goals"]
+    if wrong:
+        raise Failure(
+            f"The report cannot be written, because {folder / 'summary.json'} lacks "
+            f"{', '.join(wrong)} or has impossible values for them: finish the run again with "
+            f"tinydigits train --resume {folder}"
+        )
 
 
 def write_report(
@@ -43,7 +83,7 @@ def write_report(
     Args:
         folder: the run folder.
         config: what was trained.
-        summary: what `training.summarise_run` returned.
+        summary: what `runs.summarise_run` returned.
         history: one or more rows as `training.epochs` yields them.
         evaluation: what the network said about N digits.
         images: those digits, uint8 (N, 28, 28).
@@ -54,14 +94,15 @@ def write_report(
     Raises:
         Failure: the folder cannot be written, or the summary lacks a value.
     """
-    figures = {
-        "curves": pictures.curves(history, str(summary.get("evaluated_on"))),
-        "misclassified": pictures.misclassified(evaluation, images, GALLERY),
-        "confusion": pictures.confusion(evaluation),
-        "reliability": pictures.reliability(evaluation),
+    check_summary(summary, folder)
+    drawn = {
+        "curves": figures.curves(history, summary["evaluated_on"]),
+        "misclassified": figures.misclassified(evaluation, images, GALLERY),
+        "confusion": figures.confusion(evaluation),
+        "reliability": figures.reliability(evaluation),
     }
-    for name, figure in figures.items():
-        pictures.save(figure, folder / f"{name}.png")
+    for name, figure in drawn.items():
+        figures.save(figure, folder / f"{name}.png")
 
     precision, recall = evaluation.precision_and_recall()
     environment = jinja2.Environment(
@@ -71,87 +112,29 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    try:
-        page = environment.get_template("report.html").render(
-            summary=summary,
-            config=config.to_json(),
-            command=[shlex.quote(word) for word in train_command(config)],
-            history=history,
-            evaluation=evaluation,
-            digits=list(zip(evaluation.confusion().sum(axis=1), precision, recall, strict=True)),
-            confusions=pictures.describe_confusions(evaluation),
-            misread=[
-                {
-                    "picture": data_url(digit_png(images[i])),
-                    "truth": evaluation.labels[i],
-                    "guess": evaluation.guesses[i],
-                    "probability": pictures.percent(float(evaluation.confidence[i])),
-                }
-                for i in evaluation.errors()[:GALLERY]
-            ],
-            picture={name: data_url((folder / f"{name}.png").read_bytes()) for name in figures},
-        )
-    except (jinja2.UndefinedError, TypeError, ValueError) as error:
-        raise Failure(
-            f"The report cannot be written, because {folder / 'summary.json'} lacks a value or has "
-            f"an impossible one: finish the run again with tinydigits train --resume {folder}"
-        ) from error
+    names = evaluation.class_names
+    present = evaluation.confusion().sum(axis=1)
+    page = environment.get_template("report.html").render(
+        summary=summary,
+        config=config.to_json(),
+        command=[shlex.quote(word) for word in train_command(config)],
+        history=history,
+        evaluation=evaluation,
+        digits=list(zip(names, present, precision, recall, strict=True)),
+        confusions=figures.describe_confusions(evaluation),
+        misread=[
+            {
+                "picture": data_url(digit_png(images[i])),
+                "truth": names[evaluation.labels[i]],
+                "guess": names[evaluation.guesses[i]],
+                "probability": figures.percent(float(evaluation.confidence[i])),
+            }
+            for i in evaluation.errors()[:GALLERY]
+        ],
+        picture={name: data_url((folder / f"{name}.png").read_bytes()) for name in drawn},
+    )
     write_atomically(folder / "report.html", page)
     return folder / "report.html"
-
-
-def rewrite_report(folder: Path) -> Path:
-    """Write the report of a finished run again, from the files in its folder.
-
-    The network reads once more the digits that the run reported on: the test set or, for a
-    validation run, the last 10,000 training digits.
-
-    Returns:
-        The path of report.html.
-
-    Raises:
-        Misuse: there is no finished run in `folder`.
-        Failure: a file is missing, damaged or of another run, or the folder cannot be written.
-    """
-    config = read_config(folder)
-    model = load_model(folder)
-    summary = read_json(folder / "summary.json")
-    weights = (folder / "model.safetensors").read_bytes()
-    if (
-        not isinstance(summary, dict)
-        or summary.get("weights_sha256") != hashlib.sha256(weights).hexdigest()
-    ):
-        raise Failure(
-            f"{folder / 'summary.json'} does not describe the weights that are beside it: finish "
-            f"the run again with tinydigits train --resume {folder}"
-        )
-    history = read_metrics(folder / "metrics.csv")
-    use_threads(config)  # as in the training, for the same last bits
-    digits = split(load_mnist(config.data), config)
-    evaluation = evaluate(model, digits.test_images, digits.test_labels)
-    return write_report(folder, config, summary, history, evaluation, digits.test_images)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the rows that `training.write_metrics` wrote.
-
-    Raises:
-        Failure: there is no such file, or it is not such a table.
-    """
-    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                {"epoch": int(row["epoch"])} | {name: float(row[name]) for name in names}
-                for row in csv.DictReader(file)
-            ]
-        if not rows:
-            raise ValueError("it has no rows")
-    except OSError as error:
-        raise Failure(f"Cannot read {path}: {reason(error)}.") from error
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise Failure(f"{path} is not a table of epochs: {reason(error)}.") from error
-    return rows
 
 
 def train_command(config: Config) -> list[str]:

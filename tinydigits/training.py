@@ -1,73 +1,41 @@
-"""Training: the loop itself, and the run folder that it can be stopped and continued from.
+"""Training, in memory: the loop, and all that it needs before its first step.
 
-run = start(config)             # a new folder, fresh weights
-for row in epochs(run): ...     # one pass over the digits each; saved after every one
-finish(run)                     # weights, verdict, pictures, report
+run = new_run(config)            # digits, freshly drawn weights, an optimiser
+for row in epochs(run): ...      # one pass over the digits each
+run.network                      # what has been trained
+
+`tinydigits.runs` keeps a run in a folder, from which it can be resumed.
 """
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import hashlib
-import io
-import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from tinydigits.augment import distort
-from tinydigits.config import Config
-from tinydigits.data import HELD_OUT, Digits, Mnist, load_mnist, shuffled_batches
+from tinydigits.batches import Digits, distort, distorts, shuffled_batches
+from tinydigits.config import ACCURACY_GOAL, Config
+from tinydigits.data import held_out, load_mnist
 from tinydigits.evaluation import Evaluation, evaluate
-from tinydigits.files import (
-    Failure,
-    Misuse,
-    read_json,
-    reason,
-    sweep_temporaries,
-    write_atomically,
-    write_json,
-)
-from tinydigits.machine import (
-    choose_device,
-    choose_precision,
-    describe_machine,
-    precision_name,
-    use_threads,
-)
-from tinydigits.model import (
-    Network,
-    build_model,
-    count_parameters,
-    save_model,
-    summarise,
-    total,
-)
+from tinydigits.files import Failure, Misuse
+from tinydigits.machine import choose_device, choose_precision, use_threads
+from tinydigits.model import Network, build_model
 from tinydigits.muon import Muon
-
-ACCURACY_GOAL = 99.4
-"""Percent that must be exceeded. This and the next two are the goals of the notebook."""
-PARAMETER_GOAL = 20_000
-"""Trainable parameters that must not be reached."""
-EPOCH_GOAL = 15
-"""Epochs that must not be exceeded."""
 
 
 @dataclass
 class Run:
-    """A training run and the folder that holds all there is to know about it."""
+    """A training run: what it trains, on what, and what came of it so far."""
 
-    folder: Path
     config: Config
     device: torch.device
     threads: int
@@ -79,10 +47,12 @@ class Run:
     average: AveragedModel | None
     """The running average of the weights, where the configuration asks for one."""
     optimizer: torch.optim.Optimizer
-    history: list[dict[str, Any]]
+    history: list[dict[str, Any]] = field(default_factory=list)
     """A row for each finished epoch."""
     evaluation: Evaluation | None = None
     """What the network said after the last epoch."""
+    folder: Path | None = None
+    """Where `tinydigits.runs` keeps it, if it does."""
     lock: FileLock | None = None
     """Keeps other processes from training in the folder, until the run is finished."""
 
@@ -92,127 +62,17 @@ class Run:
         return self.model if self.average is None else self.average.module  # pyright: ignore
 
 
-def train(config: Config) -> Run:
-    """Train a network from start to end, and print a row per epoch.
-
-    Returns:
-        The finished run; its folder holds the weights, the verdict, the pictures and the report.
+def new_run(config: Config) -> Run:
+    """All that a run needs before its first epoch; nothing is written.
 
     Raises:
-        Misuse: the output folder is taken, or the device does not exist.
-        Failure: the data cannot be had, the folder cannot be written, or the loss is not finite.
+        Misuse: the device does not exist, or the size of the batches cannot be.
+        Failure: the data cannot be had.
     """
-    return complete(start(config))
-
-
-def complete(run: Run) -> Run:
-    """Train what is left of a run, printing a row per epoch, and write its results."""
-    precision = precision_name(run.config, run.device)
-    print(f"{run.config.name} on {run.device} in {precision}, threads: {run.threads}")
-    print(HEADER)
-    for row in run.history:
-        print(format_row(row))
-    for row in epochs(run):
-        print(format_row(row), flush=True)
-    finish(run)
-    return run
-
-
-def start(config: Config) -> Run:
-    """Make a new run: its folder, its data and its freshly drawn weights.
-
-    Raises: as `train`.
-    """
-    folder = config.out or new_folder(config.name)
-    refuse_taken(folder)
-    if config.data is not None:  # so that the run can be resumed from anywhere
-        config = dataclasses.replace(config, data=config.data.expanduser().resolve())
-    run = prepare(folder, config)
-    run.lock = claim(folder)
-    refuse_taken(folder)  # another process may have been faster
-    write_json(folder / "config.json", config.to_json())
-    return run
-
-
-def refuse_taken(folder: Path) -> None:
-    """Raise Misuse if there is something in `folder`, or if it is a file."""
-    if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
-        raise Misuse(
-            f"{folder} is already there: choose another --out, or go on with the run in it by "
-            f"tinydigits train --resume {folder}"
-        )
-
-
-def new_folder(name: str) -> Path:
-    """A folder under runs/ that is not there yet."""
-    named = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    numbered = (named.with_name(f"{named.name}-{n}") for n in itertools.count(2))
-    return next(folder for folder in itertools.chain([named], numbered) if not folder.exists())
-
-
-def claim(folder: Path) -> FileLock:
-    """Make `folder` where it is missing, and keep other processes from training in it.
-
-    The lock goes with the process, however that ends.
-
-    Raises:
-        Misuse: another process is training in it.
-        Failure: the folder cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise Misuse(f"Another process is training in {folder}: let it finish.") from error
-    except OSError as error:
-        raise Failure(
-            f"Cannot write in {folder}: {reason(error)}. Choose another --out."
-        ) from error
-    return lock
-
-
-def resume(folder: Path) -> Run:
-    """Take up a run where it was stopped, at whatever moment that was.
-
-    It goes on from the last finished epoch and ends in the weights, to the bit, of a run that
-    was never stopped (on the same machine, with the same number of threads).
-
-    Raises:
-        Misuse: `folder` is not a run folder.
-        Failure: its configuration or its checkpoint is damaged.
-    """
-    config = read_config(folder)
-    lock = claim(folder)
-    run = prepare(folder, config)
-    run.lock = lock
-    sweep_temporaries(folder)
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        load_checkpoint(run, checkpoint)
-    return run
-
-
-def read_config(folder: Path) -> Config:
-    """The configuration of the run in `folder`.
-
-    Raises:
-        Misuse: `folder` is not a run folder.
-        Failure: its configuration is damaged.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        raise Misuse(f"{folder} holds no config.json, so there is no run in it.")
-    try:
-        return Config.from_json(read_json(path))
-    except Misuse as error:
-        raise Failure(f"{path} is damaged: {error}") from error
-
-
-def prepare(folder: Path, config: Config) -> Run:
-    """All that a run needs before its first epoch; nothing is written."""
     device, threads = choose_device(config), use_threads(config)
-    mnist = split(load_mnist(config.data), config)
+    mnist = load_mnist(config.data)
+    if config.validation:
+        mnist = held_out(mnist)
     if len(mnist.train_labels) % config.batch_size == 1:
         raise Misuse(
             f"batch_size {config.batch_size} leaves a single digit for the last batch of an epoch, "
@@ -222,7 +82,6 @@ def prepare(folder: Path, config: Config) -> Run:
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = build_model(config).to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     return Run(
-        folder=folder,
         config=config,
         device=device,
         threads=threads,
@@ -232,16 +91,7 @@ def prepare(folder: Path, config: Config) -> Run:
         model=model,
         average=averaged(model, config.averaging) if config.averaging else None,
         optimizer=build_optimizer(model, config),
-        history=[],
     )
-
-
-def split(mnist: Mnist, config: Config) -> Mnist:
-    """The digits that a run trains on, and those that it reports on in place of the test set."""
-    if not config.validation:
-        return mnist
-    images, labels = mnist.train_images, mnist.train_labels
-    return Mnist(images[:-HELD_OUT], labels[:-HELD_OUT], images[-HELD_OUT:], labels[-HELD_OUT:])
 
 
 def build_optimizer(model: Network, config: Config) -> torch.optim.Optimizer:
@@ -249,10 +99,12 @@ def build_optimizer(model: Network, config: Config) -> torch.optim.Optimizer:
 
     `initial_lr` is the rate that the schedule scales.
     """
+    first = set(model.features[0].modules())
     inner = [
         module.weight
-        for module in model.features[1:].modules()
+        for module in model.features.modules()
         if isinstance(module, torch.nn.Conv2d) and module.groups == 1 and config.muon_rate
+        if module not in first
     ]
     learnt = [weight for weight in model.parameters() if weight.requires_grad]
     rest = [weight for weight in learnt if all(weight is not w for w in inner)]
@@ -283,15 +135,16 @@ def averaged(model: Network, keep: float) -> AveragedModel:
 
 
 def epochs(run: Run) -> Iterator[dict[str, Any]]:
-    """Train the epochs that are left; after each, evaluate, save a checkpoint and yield a row.
+    """Train the epochs that are left; after each, evaluate and yield a row, new in `run.history`.
 
     The rows hold epoch, train_loss, train_accuracy (%, in train mode, while the weights move),
-    test_loss, test_accuracy (%), learning_rate and seconds (of the training pass).
+    test_loss, test_accuracy (%), learning_rate and seconds (of the training pass). A run that
+    holds digits out has validation_loss and validation_accuracy in place of the test's.
 
     Raises:
-        Failure: the loss is not finite, or the folder cannot be written. What the last finished
-            epoch left is still there.
+        Failure: the loss is not finite.
     """
+    reported = reported_part(run.config)
     for epoch in range(len(run.history) + 1, run.config.epochs + 1):
         began = time.perf_counter()
         train_loss, train_accuracy = train_one_epoch(run, epoch)
@@ -301,21 +154,30 @@ def epochs(run: Run) -> Iterator[dict[str, Any]]:
             if not np.isfinite(loss):
                 raise Failure(
                     f"The loss became {loss} in epoch {epoch}: lower the learning rate. "
-                    f"What was saved in {run.folder} before is untouched."
+                    "What was saved before is untouched."
                 )
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
-            "test_loss": run.evaluation.loss,
-            "test_accuracy": run.evaluation.accuracy,
+            f"{reported}_loss": run.evaluation.loss,
+            f"{reported}_accuracy": run.evaluation.accuracy,
             "learning_rate": run.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
         }
         run.history.append(row)
-        save_checkpoint(run)
-        write_metrics(run)
         yield row
+
+
+def reported_part(config: Config) -> str:
+    """The digits that a run reports on, as its rows name them: test, or validation."""
+    return "validation" if config.validation else "test"
+
+
+def first_epoch_over_goal(run: Run) -> int | None:
+    """The first epoch after which the accuracy was over the goal, or None."""
+    accuracy = f"{reported_part(run.config)}_accuracy"
+    return next((row["epoch"] for row in run.history if row[accuracy] > ACCURACY_GOAL), None)
 
 
 def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
@@ -351,8 +213,7 @@ def train_step(
         and its log-probabilities (B, 10); both from before the update.
     """
     config = run.config
-    augmented = config.rotation or config.scale or config.shear or config.shift
-    if augmented and progress <= 1 - config.plain_end:
+    if distorts(config) and progress <= 1 - config.plain_end:
         images = distort(images, config)
     for group in run.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * schedule(config, progress)
@@ -382,145 +243,3 @@ def schedule(config: Config, progress: float) -> float:
     if progress < config.warm_up:
         return progress / config.warm_up
     return (1 - progress) / (1 - config.warm_up)
-
-
-# ----------------------------------------------------------------------------- the run folder
-
-
-def save_checkpoint(run: Run) -> None:
-    """Write all that the next epoch depends on, so that a killed run can go on from here."""
-    state = {
-        "config": comparable(run.config),
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "history": run.history,
-        "random": torch.get_rng_state(),
-    }
-    if run.average is not None:
-        state["average"] = run.average.state_dict()
-    if run.device.type == "cuda":
-        state["random_cuda"] = torch.cuda.get_rng_state(run.device)
-    elif run.device.type == "mps":
-        state["random_mps"] = torch.mps.get_rng_state()
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(run.folder / "checkpoint.pt", buffer.getvalue())
-
-
-def comparable(config: Config) -> dict[str, Any]:
-    """What of a configuration a checkpoint depends on: all but the places of files."""
-    return config.to_json() | {"data": None, "out": None}
-
-
-def load_checkpoint(run: Run, path: Path) -> None:
-    """Bring `run` to the state that `save_checkpoint` wrote.
-
-    Raises:
-        Failure: the file is damaged or belongs to another configuration.
-    """
-    try:
-        # weights_only: a checkpoint from a stranger must not be able to run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != comparable(run.config):
-            raise ValueError("it was made with other options")
-        run.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        if run.average is not None:
-            run.average.load_state_dict(state["average"])
-        run.history = state["history"]
-        torch.set_rng_state(state["random"])
-        if run.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], run.device)
-        elif run.device.type == "mps":
-            torch.mps.set_rng_state(state["random_mps"])
-    # torch raises errors of a dozen types for a damaged file.
-    except Exception as error:
-        raise Failure(
-            f"{path} is damaged or belongs to another run: remove it to start this run again "
-            f"from its first epoch ({reason(error)[:200]})."
-        ) from error
-
-
-def write_metrics(run: Run) -> None:
-    """Write metrics.csv, a row per epoch, with losses and accuracies as precise as they are."""
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, list(run.history[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(run.history)
-    write_atomically(run.folder / "metrics.csv", text.getvalue())
-
-
-def finish(run: Run) -> None:
-    """Write what a run leaves behind: weights, summary, pictures and report; print the verdict."""
-    from tinydigits.report import write_report
-
-    if run.evaluation is None:  # resumed after the last epoch
-        run.evaluation = evaluate(run.network, run.images, run.labels)
-        write_metrics(run)  # a kill between the checkpoint and the row has left it out
-    save_model(run.folder / "model.safetensors", run.network, run.config)
-    summary = summarise_run(run)
-    write_json(run.folder / "summary.json", summary)
-    write_report(run.folder, run.config, summary, run.history, run.evaluation, run.images)
-    for goal in summary["goals"]:
-        print(f"{'MET   ' if goal['met'] else 'MISSED'} {goal['goal']}: {goal['measured']}")
-    if run.lock is not None:
-        run.lock.release()
-    print(f"Everything is in {run.folder}; read {run.folder / 'report.html'}")
-
-
-def summarise_run(run: Run) -> dict[str, Any]:
-    """The content of summary.json: goals, values, and all that is needed to repeat the run."""
-    last = run.history[-1]
-    over = [row["epoch"] for row in run.history if row["test_accuracy"] > ACCURACY_GOAL]
-    first = over[0] if over else None
-    parameters = count_parameters(run.model)
-    digits = "held-out training digits" if run.config.validation else "test digits"
-    passed = f"first over {ACCURACY_GOAL} % in epoch {first}" if first else "never over it"
-    goals = [
-        {
-            "goal": f"accuracy over {ACCURACY_GOAL} % on the {digits}",
-            "met": last["test_accuracy"] > ACCURACY_GOAL,
-            "measured": f"{last['test_accuracy']:.2f} % after the last epoch, {passed}",
-        },
-        {
-            "goal": f"under {PARAMETER_GOAL:,} trainable parameters",
-            "met": parameters < PARAMETER_GOAL,
-            "measured": f"{parameters:,}",
-        },
-        {
-            "goal": f"at most {EPOCH_GOAL} epochs",
-            "met": run.config.epochs <= EPOCH_GOAL,
-            "measured": f"{run.config.epochs}",
-        },
-    ]
-    weights = (run.folder / "model.safetensors").read_bytes()
-    return {
-        "name": run.config.name,
-        "goals": goals,
-        "evaluated_on": digits,
-        "accuracy": last["test_accuracy"],
-        "loss": last["test_loss"],
-        "first_epoch_over_goal": first,
-        "epochs": run.config.epochs,
-        "parameters": parameters,
-        "macs": total(summarise(run.config))[1],
-        "seconds": sum(row["seconds"] for row in run.history),
-        "seed": run.config.seed,
-        "device": str(run.device),
-        "precision": precision_name(run.config, run.device),
-        "threads": run.threads,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        **describe_machine(run.device),
-    }
-
-
-HEADER = "epoch   train loss   train acc   test loss   test acc   learning rate   seconds"
-
-
-def format_row(row: dict[str, Any]) -> str:
-    """A row of `epochs` for people, under `HEADER`."""
-    return (
-        f"{row['epoch']:5}{row['train_loss']:13.4f}{row['train_accuracy']:10.2f} %"
-        f"{row['test_loss']:12.4f}{row['test_accuracy']:9.2f} %{row['learning_rate']:16.4g}"
-        f"{row['seconds']:10.1f}"
-    )

@@ -6,47 +6,16 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinydigits.config import PRESETS, preset
+from tinydigits.config import ACCURACY_GOAL, PRESETS, preset
 from tinydigits.files import Failure, read_json, reason, write_atomically
+from tinydigits.layers import total
+from tinydigits.modelfile import summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ANCHORS = (
-    # label, trainable parameters, accuracy (%), how it was measured and where it was read
-    (
-        "Under20K",
-        13_562,
-        99.53,
-        "last epoch, one seed, 20 epochs: divya-r-kamat/EfficientMnist-Under20K",
-    ),
-    ("EVA4 F7", 9_994, 99.60, "last epoch, one seed, 15 epochs: sagarigrandhi/EVA4, S5"),
-    ("ERA S6", 8_932, 99.50, "best test epoch, 15 epochs: The-School-of-AI/era-s6-ram"),
-    ("course", 7_752, 99.55, "last epoch, one seed, 15 epochs: a course's README"),
-    ("minimal 4.9k", 4_862, 99.07, "one seed, 50 epochs: ruslangrimov/mnist-minimal-model"),
-    ("minimal 3.2k", 3_197, 99.25, "a validation split, 63 epochs: the same"),
-    ("minimal 1.9k", 1_936, 99.13, "a validation split, 75 epochs: the same"),
-    (
-        "997, mean",
-        997,
-        98.76,
-        "mean of 223 runs, each stopped early on the test set, 200 epochs: "
-        "JoshWarn/Parameter-Efficient-MNIST",
-    ),
-    ("697, best", 697, 99.03, "best of about 700 runs, picked on the test set: the same"),
-    ("Efficient-CapsNet", 161_000, 99.74, "mean of single models, 150 epochs, as published"),
-    ("HVC", 1_500_000, 99.83, "best single trial, as published: arXiv 2001.09136"),
-    (
-        "MnistSimpleCNN",
-        3_300_000,
-        99.91,
-        "ensemble of three, checkpoints picked on the test set: arXiv 2008.10400",
-    ),
-)
-"""Other people's networks, for comparison; nearly all are a single seed or a best epoch."""
 
-
-def write_ladder(results: Path, readme: Path) -> list[Path]:
+def write_tables(results: Path, readme: Path) -> list[Path]:
     """Write the tables into `readme` and the documents in docs/ beside it, and draw the figure.
 
     Returns:
@@ -56,7 +25,7 @@ def write_ladder(results: Path, readme: Path) -> list[Path]:
         Failure: results are missing, or a document lacks the marks around a table. Then nothing
             is written.
     """
-    from tinydigits.pictures import save
+    from tinydigits.figures import save
 
     texts: dict[Path, str] = {}
     for path, name, rows in all_tables(results, readme):
@@ -64,13 +33,13 @@ def write_ladder(results: Path, readme: Path) -> list[Path]:
     for path, text in texts.items():
         write_atomically(path, text)
     picture = readme.parent / "docs" / "ladder.png"
-    save(figure(read_studies(results)), picture)
+    save(figure(read_studies(results), read_json(results / "others.json")["accuracy"]), picture)
     return [*texts, picture]
 
 
 def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     """Every table that is made from `results`: its document, its name in the marks, its text."""
-    from tinydigits import ablation, benchmark
+    from tinydigits.lab import ablation, benchmark
 
     docs = readme.parent / "docs"
     studies = read_studies(results)
@@ -80,15 +49,16 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     except (KeyError, TypeError) as error:
         raise Failure(
             f"{results / 'benchmark.json'} is not what this version writes: make it again with "
-            f"tinydigits benchmark --out {results / 'benchmark.json'}"
+            f"tinydigits lab benchmark --out {results / 'benchmark.json'}"
         ) from error
     changes = ablation.table(ablation.read_rows(results))
     return [
-        (readme, "ladder", ladder_table(studies)),
-        (readme, "anchors", anchors_table()),
+        (readme, "ladder", short_table(studies)),
+        (docs / "results.md", "ladder", ladder_table(studies)),
+        (docs / "results.md", "others", others_table(results / "others.json")),
         (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
         (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
-        (docs / "from-notebook-to-classic.md", "ablation", changes),
+        (docs / "from-baseline-to-classic.md", "ablation", changes),
         (docs / "performance.md", "speed", speed),
         (docs / "performance.md", "profile", shares),
     ]
@@ -104,12 +74,12 @@ def read_text(path: Path) -> str:
 
 def read_studies(results: Path) -> list[dict[str, Any]]:
     """The certified studies in `results`, in the order of the presets."""
-    from tinydigits.certify import read_study
+    from tinydigits.lab.certify import read_study
 
     paths = [results / f"{name}.json" for name in PRESETS]
     studies = [read_study(path) for path in paths if path.exists()]
     if not studies:
-        raise Failure(f"{results} holds no results: make some with tinydigits certify PRESET.")
+        raise Failure(f"{results} holds no results: make some with tinydigits lab certify PRESET.")
     return studies
 
 
@@ -125,7 +95,9 @@ def replace_table(text: str, name: str, table: str) -> str:
 
 def replaced_table(path: Path) -> str:
     """The certifications that a preset's present one replaced, as a Markdown table."""
-    lines = ["| preset | recipe then | accuracy %, mean ± sd (n) | commit | why it was replaced |"]
+    lines = [
+        "| preset | what it was then | accuracy %, mean ± sd (n) | commit | why it was replaced |"
+    ]
     lines.append("|---|---|--:|---|---|")
     for row in read_json(path):
         mean, sd = statistics.fmean(row["accuracies"]), statistics.stdev(row["accuracies"])
@@ -158,25 +130,26 @@ def probes_table(path: Path) -> str:
     return "\n".join(lines)
 
 
-def anchors_table() -> str:
+def others_table(path: Path) -> str:
     """The figure's caption for other people's networks: how each was measured, and where."""
     lines = [
         "| in the figure | parameters | accuracy % | how it was measured, and where it was read |",
         "|---|--:|--:|---|",
     ]
-    for label, parameters, accuracy, source in ANCHORS:
-        lines.append(f"| {label} | {parameters:,} | {accuracy:.2f} | {source} |")
+    for row in read_json(path)["accuracy"]:
+        lines.append(
+            f"| {row['label']} | {row['parameters']:,} | {row['accuracy']:.2f} | {row['source']} |"
+        )
     return "\n".join(lines)
 
 
 def ladder_table(studies: list[dict[str, Any]]) -> str:
     """The studies as a Markdown table."""
-    from tinydigits.certify import trained_on
-    from tinydigits.model import summarise, total
+    from tinydigits.lab.certify import trained_on
 
     lines = [
         "| preset | parameters | MACs | epochs | accuracy %, mean ± sd (n) | lowest "
-        "| over 99.4 % |",
+        f"| over {ACCURACY_GOAL} % |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for study in studies:
@@ -197,10 +170,21 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def figure(studies: list[dict[str, Any]]) -> Figure:
+def short_table(studies: list[dict[str, Any]]) -> str:
+    """What a visitor wants to know: how accurate a network of which size is, as Markdown."""
+    lines = ["| preset | parameters | accuracy % (mean of n seeds) |", "|---|--:|--:|"]
+    for study in studies:
+        numbers = study["statistics"]
+        parameters, _ = total(summarise(preset(study["preset"])))
+        lines.append(
+            f"| `{study['preset']}` | {parameters:,} | {numbers['mean']:.2f} ({numbers['n']}) |"
+        )
+    return "\n".join(lines)
+
+
+def figure(studies: list[dict[str, Any]], others: list[dict[str, Any]]) -> Figure:
     """Accuracy against parameters, ours with error bars (one sd), others' as labelled points."""
-    from tinydigits.model import summarise, total
-    from tinydigits.pictures import Picture
+    from tinydigits.figures import Picture
 
     drawing = Picture(8, 7)
     axes = drawing.subplots()
@@ -220,7 +204,8 @@ def figure(studies: list[dict[str, Any]]) -> Figure:
             verticalalignment="bottom" if left else "center",
             color="#0072b2",
         )
-    for label, parameters, accuracy, _ in ANCHORS:
+    for row in others:
+        label, parameters, accuracy = row["label"], row["parameters"], row["accuracy"]
         axes.plot(parameters, accuracy, "D", color="#999999", markersize=5)
         axes.annotate(
             label,
@@ -232,7 +217,7 @@ def figure(studies: list[dict[str, Any]]) -> Figure:
             color="#555555",
             fontsize=8,
         )
-    axes.axhline(99.4, color="#d55e00", linewidth=0.8, linestyle="--")
+    axes.axhline(ACCURACY_GOAL, color="#d55e00", linewidth=0.8, linestyle="--")
     axes.set(
         xscale="log",
         xlabel="trainable parameters",

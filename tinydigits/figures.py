@@ -1,4 +1,4 @@
-"""Pictures of a training run and of what a network gets wrong, as matplotlib figures.
+"""Figures of a training run and of what a network gets wrong, drawn by matplotlib.
 
 Nothing here goes through pyplot, so there is no window, no global state and no current figure:
 any thread may draw. A figure shows itself in a notebook; `save` writes it as PNG.
@@ -7,6 +7,7 @@ any thread may draw. A figure shows itself in a notebook; `save` writes it as PN
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from tinydigits.config import ACCURACY_GOAL
 from tinydigits.evaluation import Evaluation
 from tinydigits.files import write_atomically
-from tinydigits.training import ACCURACY_GOAL
+from tinydigits.layers import SIZE
 
 # Okabe and Ito's colours, which can be told apart with any colour vision and in grey.
 BLUE, ORANGE = "#0072B2", "#E69F00"
@@ -62,24 +64,26 @@ def curves(history: Sequence[dict[str, Any]], reported: str = "test digits") -> 
 
     Args:
         history: one or more rows as `training.epochs` yields them.
-        reported: what to call the digits that the rows' test_loss and test_accuracy are about.
+        reported: what to call the digits that a row's test_loss and test_accuracy, or
+            validation_loss and validation_accuracy, are about.
     """
+    part_reported = "validation" if "validation_loss" in history[0] else "test"
     figure = Picture(6, 5.6)
     loss, accuracy = figure.subplots(2, 1, sharex=True)
     epoch = [row["epoch"] for row in history]
     # One error in 60,000 digits is 0.002 %: no error at all is drawn there, for want of a log 0.
     errors = {
         part: np.maximum([100 - row[f"{part}_accuracy"] for row in history], 0.002)
-        for part in ("train", "test")
+        for part in ("train", part_reported)
     }
-    lines = (("train", "o--", ORANGE, "training digits"), ("test", "s-", BLUE, reported))
+    lines = (("train", "o--", ORANGE, "training digits"), (part_reported, "s-", BLUE, reported))
     for part, line, color, label in lines:
         style: dict[str, Any] = {"color": color, "markersize": 4, "label": label}
         loss.plot(epoch, [row[f"{part}_loss"] for row in history], line, **style)
         accuracy.plot(epoch, errors[part], line, **style)
 
     goal = 100 - ACCURACY_GOAL
-    low, high = (f(goal, *errors["train"], *errors["test"]) for f in (min, max))
+    low, high = (f(goal, *itertools.chain(*errors.values())) for f in (min, max))
     accuracy.axhline(goal, color=INK, linewidth=1, linestyle=":")
     accuracy.text(0.01, goal, f"goal: {ACCURACY_GOAL} %", size=8, va="bottom", color=INK,
                   transform=accuracy.get_yaxis_transform())  # fmt: skip
@@ -99,7 +103,7 @@ def curves(history: Sequence[dict[str, Any]], reported: str = "test digits") -> 
         axes.yaxis.set_minor_locator(NullLocator())
         clean(axes)
     loss.legend(frameon=False, fontsize=9, labelcolor=INK)
-    last = history[-1]["test_accuracy"]
+    last = history[-1][f"{part_reported}_accuracy"]
     title(figure, f"Epoch {epoch[-1]}: {last:.2f} % of the {reported} recognised")
     return figure
 
@@ -112,9 +116,10 @@ def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) 
         images: those digits, uint8 (N, 28, 28).
         limit: the most digits to show; the title says how many there are.
     """
-    errors = evaluation.errors()
+    errors, names = evaluation.errors(), evaluation.class_names
     shown = errors[:limit]
-    columns, width, height = 10, 34, 46  # of the grid and of its cells, in pixels of a digit
+    # Of the grid and of its cells, in pixels of a digit.
+    columns, width, height = 10, SIZE + 6, SIZE + 18
     rows = -(-len(shown) // columns)
     figure = Picture(7.4, 0.6 + rows * 7.2 / columns * height / width)
     axes = figure.subplots()
@@ -122,14 +127,20 @@ def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) 
     for i, index in enumerate(shown):
         left, top = i % columns * width + 3, i // columns * height + 2
         axes.imshow(
-            images[index], cmap="gray_r", vmin=0, vmax=255, extent=(left, left + 28, top + 28, top)
+            images[index],
+            cmap="gray_r",
+            vmin=0,
+            vmax=255,
+            extent=(left, left + SIZE, top + SIZE, top),
         )
-        truth, guess = evaluation.labels[index], evaluation.guesses[index]
+        truth, guess = (names[i[index]] for i in (evaluation.labels, evaluation.guesses))
         caption: dict[str, Any] = {"ha": "center", "va": "top"}
-        axes.text(left + 14, top + 29, f"{truth} → {guess}", size=9, color=INK, **caption)
         axes.text(
-            left + 14,
-            top + 36,
+            left + SIZE / 2, top + SIZE + 1, f"{truth} → {guess}", size=9, color=INK, **caption
+        )
+        axes.text(
+            left + SIZE / 2,
+            top + SIZE + 8,
             percent(float(evaluation.confidence[index])),
             size=7,
             color=GREY,
@@ -147,7 +158,8 @@ def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) 
 def confusion(evaluation: Evaluation) -> Figure:
     """How often each digit was taken for which; only the errors are coloured, by their number."""
     counts = evaluation.confusion()
-    right = np.eye(10, dtype=bool)
+    names = evaluation.class_names
+    right = np.eye(len(names), dtype=bool)
     most = max(1, counts[~right].max())
     figure = Picture(6, 6.9)
     axes = figure.subplots()
@@ -158,9 +170,11 @@ def confusion(evaluation: Evaluation) -> Figure:
         if count or truth == guess:
             axes.text(guess, truth, count, size=9, ha="center", va="center",
                       color="white" if dark else INK)  # fmt: skip
-    axes.set(xticks=range(10), yticks=range(10), xlabel="guess", ylabel="truth")
-    axes.set_xticks(np.arange(9) + 0.5, minor=True)
-    axes.set_yticks(np.arange(9) + 0.5, minor=True)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(np.arange(len(names) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)
+    axes.set(xlabel="guess", ylabel="truth")
     clean(axes)
     axes.grid(False)
     axes.grid(which="minor", color="white")
@@ -176,7 +190,8 @@ def confusion(evaluation: Evaluation) -> Figure:
 def describe_confusions(evaluation: Evaluation, n: int = 5) -> list[str]:
     """The n most frequent errors in words, the most frequent first: "4 taken for 9: 7 times"."""
     return [
-        f"{truth} taken for {guess}: {'once' if count == 1 else f'{count} times'}"
+        f"{evaluation.class_names[truth]} taken for {evaluation.class_names[guess]}: "
+        f"{'once' if count == 1 else f'{count} times'}"
         for truth, guess, count in evaluation.largest_confusions(n)
     ]
 

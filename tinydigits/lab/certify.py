@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import statistics
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from tinydigits.config import CLAIMS, Config, preset
-from tinydigits.files import Failure, Misuse, read_json, reason, say, write_atomically, write_json
-from tinydigits.machine import choose_device, count_cores, describe_machine, precision_name
-from tinydigits.model import build_model, count_parameters, save_model
-from tinydigits.training import (
+from tinydigits.config import (
     ACCURACY_GOAL,
+    CLAIMS,
     EPOCH_GOAL,
     PARAMETER_GOAL,
-    epochs,
-    prepare,
-    summarise_run,
+    Config,
+    preset,
 )
+from tinydigits.files import Failure, Misuse, read_json, reason, say, write_atomically, write_json
+from tinydigits.layers import total
+from tinydigits.machine import choose_device, count_cores, describe_machine, precision_name
+from tinydigits.model import model_bytes
+from tinydigits.modelfile import summarise
+from tinydigits.training import epochs, first_epoch_over_goal, new_run
 
 Backend = Literal["local", "ray"]
 
@@ -42,28 +44,31 @@ def certify(
 
     Args: `name` is the preset's; the others are those of `train_seeds`.
 
-    Returns and raises: as `train_seeds`, and Misuse where there is no such preset.
+    Returns and raises: as `train_seeds`, and Misuse where there is no such preset or where the
+    code is not that of a commit.
     """
-    return train_seeds(preset(name), seeds, jobs, backend, folder, keep_weights=True)
+    require_clean_tree()
+    config = preset(name)
+    return train_seeds(config, seeds, jobs, backend, folder / f"{name}.json", keep_weights=True)
 
 
 def train_seeds(
-    config: Config, seeds: int, jobs: int, backend: Backend, folder: Path, keep_weights: bool
+    config: Config, seeds: int, jobs: int, backend: Backend, path: Path, keep_weights: bool
 ) -> dict[str, Any]:
-    """Train a network from the seeds 0 to `seeds` - 1 and write the results to `folder`.
+    """Train a network from the seeds 0 to `seeds` - 1 and write the results to `path`.
 
     The file is written again after every round of seeds, and what is in it is not trained again,
     so a study that was interrupted goes on with the seeds that are missing.
 
     Args:
-        config: the training; its seed and threads do not matter. Its name is the file's.
+        config: the training; its seed and threads do not matter.
         seeds: how many, 2 or more.
         jobs: how many to train side by side, 0 for one per core. The threads of this machine are
             shared out among them.
         backend: "local" for processes of this machine, "ray" for a Ray cluster (the one that
             RAY_ADDRESS names, or a new one).
-        folder: where the results go.
-        keep_weights: whether to keep the weights of seed 0 beside them.
+        path: the file for the results.
+        keep_weights: whether to keep the weights of seed 0 beside it.
 
     Returns:
         What the file holds: the seeds' results, their statistics, and all that is needed to
@@ -81,7 +86,6 @@ def train_seeds(
     config = dataclasses.replace(config, threads=threads)
     name = config.name
     device = choose_device(config)
-    path = folder / f"{name}.json"
     study = {
         "preset": name,
         "config": without_seed(config),
@@ -89,7 +93,6 @@ def train_seeds(
         "device": str(device),
         "threads_per_seed": threads,
         "seeds_side_by_side": jobs,
-        "commit": commit(),
         **describe_machine(device),
     }
     done: list[dict[str, Any]] = []
@@ -122,9 +125,9 @@ def train_seeds(
                 say(f"Stopped with {len(done)} of {seeds} seeds; the same command goes on there.")
                 raise
             for row, weights in results:  # pyright: ignore[reportGeneralTypeIssues]
-                done.append(row)
+                done.append({**row, "commit": commit()})
                 if row["seed"] == 0 and keep_weights:
-                    write_atomically(folder / f"{name}.safetensors", weights)
+                    write_atomically(path.with_suffix(".safetensors"), weights)
             done.sort(key=lambda row: row["seed"])
             write_json(path, {**study, "statistics": describe(done), "seeds": done})
             bar.update(len(of_round))
@@ -141,6 +144,9 @@ def read_study(path: Path, least: int = 2) -> dict[str, Any]:
     try:
         if len({row["seed"] for row in study["seeds"]}) < least:
             raise ValueError("it has too few")
+        # Early studies name one commit for all of their seeds.
+        everywhere = {"commit": study.pop("commit")} if "commit" in study else {}
+        study["seeds"] = [{**everywhere, **row} for row in study["seeds"]]
         study["statistics"] = describe(study["seeds"])
         trained_on(study)  # the tables need it, so its lack is told here rather than there
         # Through Config, so that options that are newer than the file have their defaults.
@@ -171,15 +177,20 @@ def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
 
     The workers share a machine, so each one is told its number of threads (`config.threads`).
     """
-    with tempfile.TemporaryDirectory() as folder:
-        run = prepare(Path(folder), config)
-        for _ in epochs(run):
-            pass
-        save_model(Path(folder) / "model.safetensors", run.network, config)
-        summary = summarise_run(run)
-        weights = (Path(folder) / "model.safetensors").read_bytes()
-    kept = ("seed", "accuracy", "loss", "first_epoch_over_goal", "seconds", "weights_sha256")
-    return {key: summary[key] for key in kept}, weights
+    run = new_run(config)
+    for _ in epochs(run):
+        pass
+    assert run.evaluation is not None  # a run has one epoch or more
+    weights = model_bytes(run.network, config.name)
+    row = {
+        "seed": config.seed,
+        "accuracy": run.evaluation.accuracy,
+        "loss": run.evaluation.loss,
+        "first_epoch_over_goal": first_epoch_over_goal(run),
+        "seconds": sum(row["seconds"] for row in run.history),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    return row, weights
 
 
 def describe(seeds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -206,13 +217,13 @@ def describe(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
-    """The three goals of the notebook and the preset's own claim, judged by the mean.
+    """The three goals of the project and the preset's own claim, judged by the mean.
 
     Returns:
         For each: what is asked, whether it holds, and what was measured.
     """
     numbers, config = study["statistics"], Config.from_json({**study["config"], "seed": 0})
-    parameters = count_parameters(build_model(config))
+    parameters, _ = total(summarise(config))
     claim = CLAIMS.get(study["preset"])
     mean = f"{numbers['mean']:.3f} %"
     rows = [
@@ -229,14 +240,28 @@ def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
     return rows
 
 
+def require_clean_tree() -> None:
+    """See to it that the code is that of a commit, or of no repository at all.
+
+    Raises:
+        Misuse: it was changed since, so that nobody could repeat what it certifies.
+    """
+    if (commit() or "").endswith("-dirty"):
+        raise Misuse("The code differs from its last commit: commit it before you certify a claim.")
+
+
 def commit() -> str | None:
-    """The commit that this code is of, marked where the code differs from it; None outside git."""
+    """The commit that this code is of, marked where the code differs from it.
+
+    None outside git, and where the package is installed inside a repository of somebody else's.
+    """
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "__init__.py")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""The way from the notebook's recipe to `classic`, one change at a time, over several seeds."""
+"""The way from `baseline` to `classic`, one change at a time, over several seeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tinydigits.certify import Backend, read_study, train_seeds, trained_on, without_seed
 from tinydigits.config import Config, preset
 from tinydigits.files import Failure, Misuse
+from tinydigits.lab.certify import (
+    Backend,
+    read_study,
+    require_clean_tree,
+    train_seeds,
+    trained_on,
+    without_seed,
+)
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     (
@@ -30,58 +37,64 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
         {"muon_rate": 0.05, "learning_rate": 0.1},
     ),
 )
-"""What turns `notebook` into `classic`, in this order: in words, and as fields of `Config`."""
+"""What turns `baseline` into `classic`, in this order: in words, and as fields of `Config`."""
 
 
-def recipes() -> list[tuple[str, Config]]:
-    """The recipes on the way: what each changes in the one before it, and its configuration.
+def stops() -> list[tuple[str, Config, str]]:
+    """The stops on the way: what each changes in the one before it, its training, its results.
 
-    The first is `notebook`, the last `classic`; those between are called ablation-1, -2, ...
+    The first is `baseline`, the last `classic`; the results (a path in the folder of all results)
+    of those between are in a folder of their own.
     """
-    config = preset("notebook")
-    way = [("the notebook, literally", config)]
+    config = preset("baseline")
+    way = [("the baseline", config, "baseline.json")]
     for number, (change, fields) in enumerate(CHANGES, 1):
-        name = "classic" if number == len(CHANGES) else f"ablation-{number}"
+        last = number == len(CHANGES)
+        name = "classic" if last else f"ablation-{number}"
         config = dataclasses.replace(config, name=name, **fields)
-        way.append((change, config))
+        way.append((change, config, f"{name}.json" if last else f"ablation/{number}.json"))
     return way
 
 
 def ablate(seeds: int, jobs: int, backend: Backend, folder: Path) -> list[dict[str, Any]]:
-    """Train what is missing of the recipes on the way, and return the rows of `read_rows`.
+    """Train what is missing of the stops on the way, and return the rows of `read_rows`.
 
     The two ends are not trained here but taken from what `certify` wrote.
 
-    Raises: as `tinydigits.certify.train_seeds`, and Misuse where an end is missing.
+    Raises: as `tinydigits.lab.certify.certify`, and Misuse where an end is missing.
     """
-    for name in ("notebook", "classic"):
-        if not (folder / f"{name}.json").exists():
-            raise Misuse(f"{folder} lacks {name}.json: run tinydigits certify {name} first.")
-    for _, config in recipes()[1:-1]:
-        train_seeds(config, seeds, jobs, backend, folder, keep_weights=False)
+    require_clean_tree()
+    first, *between, last = stops()
+    for _, config, path in (first, last):
+        if not (folder / path).exists():
+            raise Misuse(f"{folder} lacks {path}: run tinydigits lab certify {config.name} first.")
+    for _, config, path in between:
+        train_seeds(config, seeds, jobs, backend, folder / path, keep_weights=False)
     return read_rows(folder)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The way from `notebook` to `classic`, as `ablate` has measured it.
+    """The way from `baseline` to `classic`, as `ablate` has measured it.
 
     Returns:
-        A row for each recipe: change, n, mean and sd (percent), trained_on, and, but for the first,
+        A row for each stop: change, n, mean and sd (percent), trained_on, and, but for the first,
         worth: the mean's difference to the row before, and margin: half the width of its 95 %
         confidence interval.
 
     Raises:
-        Failure: a recipe's results are missing, incomplete, or those of another recipe.
+        Failure: a stop's results are missing, incomplete, or those of another training.
     """
     rows: list[dict[str, Any]] = []
-    for change, config in recipes():
-        path = folder / f"{config.name}.json"
+    for change, config, name in stops():
+        path = folder / name
         if not path.exists():
-            raise Failure(f"{path} is missing: make it with tinydigits ablation.")
+            raise Failure(f"{path} is missing: make it with tinydigits lab ablation.")
         study = read_study(path)
         here = without_seed(config) | {"threads": study["config"]["threads"]}
         if study["config"] != here:
-            raise Failure(f"{path} is of another recipe: remove it and run tinydigits ablation.")
+            raise Failure(
+                f"{path} is of another training: remove it and run tinydigits lab ablation."
+            )
         row = {"change": change, **{key: study["statistics"][key] for key in ("n", "mean", "sd")}}
         row["trained_on"] = trained_on(study)
         if rows:

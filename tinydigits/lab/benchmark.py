@@ -1,6 +1,6 @@
 """How long training takes, where the time goes, and how far that is from what the machine can do.
 
-The literal recipe and our presets take turns in one run, so that a drifting machine hits all alike.
+The presets take turns in one run, so that a drifting machine hits all alike.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tinydigits.augment import distort
-from tinydigits.certify import read_study
-from tinydigits.config import Config, preset
-from tinydigits.data import load_mnist, shuffled_batches
+from tinydigits.batches import distort, distorts, shuffled_batches
+from tinydigits.config import ACCURACY_GOAL, Config, preset
+from tinydigits.data import load_mnist
 from tinydigits.files import Misuse
+from tinydigits.lab.certify import read_study
+from tinydigits.layers import total
 from tinydigits.machine import choose_precision, describe_machine, precision_name
-from tinydigits.model import summarise, total
-from tinydigits.training import ACCURACY_GOAL, Run, prepare, train_step
+from tinydigits.modelfile import summarise
+from tinydigits.training import Run, new_run, train_step
 
 # Else the profiler tells on standard error that it starts and stops.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
-LITERAL = "notebook"
+BASELINE = "baseline"
 
 PARTS = {
     # part of a training step: how the names of PyTorch's operators that do it begin
@@ -66,18 +67,18 @@ def benchmark(
     """Time training steps on the CPU and, in turn with them, a large matrix product.
 
     Args:
-        names: the presets; the literal recipe is always measured beside them, and a recipe for the
-            same network that trains in bfloat16 is measured in float32 as well.
+        names: the presets; the baseline is always measured beside them, and a preset of the same
+            network that trains in bfloat16 is measured in float32 as well.
         results: the folder of the certified results, which say who reaches 99.4 % on average.
         rounds: how often each preset gets its turn; the median of the rounds counts.
         steps: training steps of a turn.
         threads: CPU threads for all of them, 0 for one per core.
 
     Returns:
-        For each preset its configuration, seconds per epoch, how many times as fast as the literal
-        recipe that is, the seconds of its whole training and their share of the literal recipe's,
-        its certified mean, FLOP/s achieved (see `step_flops`), the augmentation's share of a step
-        and the shares of `PARTS`. Beside that the FLOP/s of a matrix product in each precision, the
+        For each preset its configuration, seconds per epoch, how many times as fast as the
+        baseline that is, the seconds of its whole training and their share of the baseline's, its
+        certified mean, FLOP/s achieved (see `step_flops`), the augmentation's share of a step and
+        the shares of `PARTS`. Beside that the FLOP/s of a matrix product in each precision, the
         seconds that the program takes to start and to load the data, which count nowhere else, and
         the machine.
 
@@ -86,17 +87,17 @@ def benchmark(
     """
     if rounds < 1 or steps < 1:
         raise Misuse("benchmark needs at least 1 round and 1 step.")
-    literal_layers = preset(LITERAL).layers
+    baseline_layers = preset(BASELINE).layers
     runs: dict[str, Run] = {}
-    for name in (LITERAL, *(name for name in names if name != LITERAL)):
+    for name in (BASELINE, *(name for name in names if name != BASELINE)):
         # On the CPU, where all of it has to train, and where the clock and the profiler see it all.
         config = dataclasses.replace(preset(name), threads=threads, device="cpu")
-        runs[name] = prepare(Path(), config)
+        runs[name] = new_run(config)
         chosen = precision_name(config, runs[name].device)
         # What a processor without bfloat16 units would gain, as far as this one can tell.
-        if name != LITERAL and config.layers == literal_layers and chosen != "float32":
+        if name != BASELINE and config.layers == baseline_layers and chosen != "float32":
             config = dataclasses.replace(config, precision="float32")
-            runs[f"{name} in float32"] = prepare(Path(), config)
+            runs[f"{name} in float32"] = new_run(config)
     means = {name: certified_mean(results, name) for name in runs}
     start = [sys.executable, "-c", "import tinydigits.training"]
     starting = seconds_of(lambda: subprocess.run(start, check=True))
@@ -115,7 +116,7 @@ def benchmark(
             turns[name].append(task())
     median = {name: statistics.median(times[1:]) for name, times in turns.items()}  # 1st: warm-up
     epoch = {name: median[name] * steps_of[name] for name in runs}
-    literal = epoch[LITERAL] * runs[LITERAL].config.epochs
+    whole = epoch[BASELINE] * runs[BASELINE].config.epochs
     rows = {}
     for name, run in runs.items():
         training = epoch[name] * run.config.epochs
@@ -123,17 +124,17 @@ def benchmark(
             "config": run.config.to_json(),
             "precision": precision_name(run.config, run.device),
             "seconds_per_epoch": epoch[name],
-            "times_as_fast": epoch[LITERAL] / epoch[name],
+            "times_as_fast": epoch[BASELINE] / epoch[name],
             "epochs": run.config.epochs,
             "seconds": training,
-            "share_of_literal": training / literal,
+            "share_of_baseline": training / whole,
             "certified_mean": means[name],
             "flops_per_second": step_flops(run.config) / median[name],
             "augmentation_share": median[f"{name} augmentation"] / median[name],
             "profile": profile_step(run, steps),
             "turns": [seconds * steps_of[name] for seconds in turns[name][1:]],
         }
-    first = runs[LITERAL]
+    first = runs[BASELINE]
     return {
         "presets": rows,
         "goal": ACCURACY_GOAL,
@@ -156,9 +157,9 @@ def batches(run: Run) -> DataLoader:
 
 
 def train_steps(run: Run, steps: int) -> None:
-    """Take so many training steps, with augmentation where the recipe has it.
+    """Take so many training steps, with augmentation where the preset has it.
 
-    A third of the way is past the warm-up of every recipe and before its plain end.
+    A third of the way is past the warm-up of every preset and before its plain end.
     """
     run.model.train()
     for images, labels in itertools.islice(batches(run), steps):
@@ -178,9 +179,9 @@ def seconds_per_step(run: Run, steps: int) -> float:
 
 
 def seconds_to_distort(run: Run, steps: int) -> float:
-    """The mean time that augmenting a batch takes; 0 where the recipe does none."""
+    """The mean time that augmenting a batch takes; 0 where the preset does none."""
     config = run.config
-    if not (config.rotation or config.scale or config.shear or config.shift):
+    if not distorts(config):
         return 0.0
     images, _ = next(iter(batches(run)))
     return seconds_of(lambda: [distort(images, config) for _ in range(steps)]) / steps
@@ -239,7 +240,7 @@ def speed_table(timed: dict[str, Any]) -> str:
     """How fast the presets are, from what `benchmark` returned, as a Markdown table."""
     lines = [
         "| preset | arithmetic | s per epoch | times as fast | epochs | s in all "
-        "| of the literal recipe's time | mean of 99.4 % | GFLOP/s | of a matrix product's |",
+        "| of the baseline's time | mean of 99.4 % | GFLOP/s | of a matrix product's |",
         "|---|---|--:|--:|--:|--:|--:|---|--:|--:|",
     ]
     for name, row in timed["presets"].items():
@@ -249,7 +250,7 @@ def speed_table(timed: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['precision']} | {row['seconds_per_epoch']:.2f} "
             f"| {row['times_as_fast']:.2f} | {row['epochs']} | {row['seconds']:.1f} "
-            f"| {row['share_of_literal']:.1%} (1/{1 / row['share_of_literal']:.0f}) | {reaches} "
+            f"| {row['share_of_baseline']:.1%} (1/{1 / row['share_of_baseline']:.0f}) | {reaches} "
             f"| {row['flops_per_second'] / 1e9:.0f} | {share:.0%} |"
         )
     products = (

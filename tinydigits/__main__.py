@@ -1,0 +1,5 @@
+"""`python -m tinydigits` is the command `tinydigits`."""
+
+from tinydigits.cli import main
+
+main()

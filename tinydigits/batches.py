@@ -1,0 +1,78 @@
+"""Batches of digits: shuffled, normalised, and distorted as handwriting is anyway, only more."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+from tinydigits.config import Config
+from tinydigits.data import MEAN, STD
+from tinydigits.layers import SIZE
+from tinydigits.model import normalise
+
+
+class Digits:
+    """Labelled digits that live on one device and are indexed a whole batch at a time."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, device: torch.device | str):
+        """Put uint8 images (N, 28, 28) and int64 labels (N,) on `device`."""
+        self.images = torch.from_numpy(images).to(device)
+        self.labels = torch.from_numpy(labels).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised images (B, 1, 28, 28) and labels (B,)."""
+        return normalise(self.images[indices]), self.labels[indices]
+
+
+def shuffled_batches(digits: Digits, batch_size: int, seed: int, epoch: int) -> DataLoader:
+    """One epoch of batches, in an order that depends on `seed` and `epoch` alone.
+
+    The bytes are already where they are needed and a batch is one indexing, so there is nothing
+    for worker processes or pinned memory to do. The last batch holds what is left over.
+    """
+    # Mixed by numpy, because torch's generators start alike from seeds that are close together.
+    mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(mixed[0]) >> 1)
+    order = RandomSampler(digits, generator=generator)  # pyright: ignore[reportArgumentType]
+    return DataLoader(
+        digits,  # pyright: ignore[reportArgumentType]
+        sampler=BatchSampler(order, batch_size, drop_last=False),
+        batch_size=None,
+        generator=generator,
+    )
+
+
+def distorts(config: Config) -> bool:
+    """Whether `distort` would do anything."""
+    return bool(config.rotation or config.scale or config.shear or config.shift)
+
+
+def distort(images: torch.Tensor, config: Config) -> torch.Tensor:
+    """Rotate, stretch, shear and shift each image by amounts of its own.
+
+    Each amount is uniform between plus and minus the value in `config`. One bilinear resampling
+    does it all (Jaderberg et al. 2015, "Spatial Transformer Networks"); what comes in from beyond
+    the edge is paper.
+
+    Args:
+        images: normalised, float32 (B, 1, 28, 28).
+        config: rotation (degrees), scale and shear (shares), shift (pixels).
+
+    Returns:
+        float32 (B, 1, 28, 28), new memory.
+    """
+    reach = (math.radians(config.rotation), config.scale, config.scale, config.shear)
+    # The sampling grid runs from -1 to 1.
+    reach += (2 * config.shift / SIZE, 2 * config.shift / SIZE)
+    amounts = torch.rand(6, len(images), device=images.device).mul_(2).sub_(1)
+    angle, wide, high, shear, x, y = amounts * torch.tensor(reach, device=images.device)[:, None]
+    cos, sin = angle.cos(), angle.sin()
+    rows = (cos * (1 + wide), shear - sin * (1 + high), x, sin * (1 + wide), cos * (1 + high), y)
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), False)
+    paper = -MEAN / STD
+    return F.grid_sample(images - paper, grid, align_corners=False).add_(paper)

@@ -1,0 +1,163 @@
+"""Model files: where they are, which network they hold, and their weights; without PyTorch.
+
+A model file is float32 safetensors. Its header says in one JSON value what the numbers alone do
+not: the layers, the names of the classes, the normalisation of the input, the training's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinydigits.config import PRESETS, preset
+from tinydigits.data import MEAN, STD
+from tinydigits.files import Failure, Misuse, expand, reason
+from tinydigits.layers import DIGITS, Stage, plan
+
+SHIPPED = Path(__file__).parent / "weights"
+"""The networks that come with the package, one file per preset."""
+
+KEY = "tinydigits"
+"""The header's only entry: safetensors writes several in random order, so that the same training
+would give different bytes."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Which network a model file holds, and how its answers are to be read.
+
+    Raises:
+        Misuse: (a ValueError) a value is impossible; the message says which.
+    """
+
+    layers: tuple[str, ...]
+    """As in `Config.layers`."""
+    class_names: tuple[str, ...] = DIGITS
+    """What the scores stand for, 2 to 100 names of 1 to 100 characters."""
+    mean: float = MEAN
+    """What is taken from each pixel, scaled to 0..1, before it is divided by `std`."""
+    std: float = STD
+    name: str = ""
+    """What the training was called."""
+
+    def __post_init__(self) -> None:
+        names = self.class_names
+        if not 2 <= len(names) <= 100 or len(set(names)) < len(names):
+            raise Misuse(f"A network tells 2 to 100 classes apart, each once, not {len(names)}.")
+        if not all(isinstance(name, str) and 1 <= len(name) <= 100 for name in names):
+            raise Misuse("The name of a class has 1 to 100 characters.")
+        if not all(isinstance(x, float) and math.isfinite(x) for x in (self.mean, self.std)):
+            raise Misuse("The normalisation of a network is two finite numbers.")
+        if self.std <= 0:
+            raise Misuse(f"std must be above 0, not {self.std}.")
+        self.plan()
+
+    def plan(self) -> tuple[Stage, ...]:
+        """The network's stages, see `tinydigits.layers.plan`."""
+        return plan(self.layers, len(self.class_names))
+
+
+def summarise(model: Any) -> tuple[Stage, ...]:
+    """A network stage by stage: output shape, trainable parameters and multiply-accumulates.
+
+    Args:
+        model: a `Config`, a network, or what `find_model` finds.
+
+    Raises: as `find_model` and `read_description`.
+    """
+    if isinstance(model, str | Path):
+        if (str(model) in PRESETS) and not expand(model).exists():
+            return plan(preset(str(model)).layers)
+        return read_description(find_model(model)).plan()
+    return plan(model.layers, len(getattr(model, "class_names", DIGITS)))
+
+
+def find_model(name_or_path: str | Path, suffix: str = ".safetensors") -> Path:
+    """The file of a trained network.
+
+    Args:
+        name_or_path: a run folder, a model file, or a preset whose weights come with the package
+            (those of its certified seed 0). A folder or file of a preset's name goes first.
+        suffix: what the file's name ends in where a folder or a preset is named.
+
+    Raises:
+        Misuse: there is no such file or folder.
+    """
+    path = expand(name_or_path)
+    shipped = SHIPPED / f"{name_or_path}{suffix}"
+    if str(name_or_path) in PRESETS and not path.exists() and shipped.exists():
+        return shipped
+    if path.is_dir():
+        file = path / f"model{suffix}"
+        if not file.exists():
+            raise Misuse(
+                f"{path} holds no {file.name}: name a finished run, or finish this one with: "
+                f"tinydigits train --resume {path}"
+            )
+        return file
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
+        raise Misuse(
+            f"There is no model {path}: name a run folder, a {suffix} file, or one of the "
+            f"networks that come with the package ({known})."
+        )
+    return path
+
+
+def to_bytes(description: Description, weights: dict[str, np.ndarray]) -> bytes:
+    """The content of a model file; equal arguments give equal bytes."""
+    from safetensors.numpy import save
+
+    return save(weights, {KEY: json.dumps(dataclasses.asdict(description), sort_keys=True)})
+
+
+def read_description(path: Path) -> Description:
+    """Which network a model file holds, without reading its weights.
+
+    Raises:
+        Failure: the file cannot be read, or it is no model of this kind.
+    """
+    return read_model_file(path, weights=False)[0]
+
+
+def read_model_file(path: Path, weights: bool = True) -> tuple[Description, dict[str, np.ndarray]]:
+    """Read a model file: which network it holds, and its arrays by name (none if not asked for).
+
+    Raises:
+        Failure: the file cannot be read, or it is no model of this kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = (file.metadata() or {}).get(KEY)
+            if weights:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError) as error:
+        raise Failure(f"{path} is not a readable safetensors file: {reason(error)}.") from error
+    if header is None:
+        raise Failure(f"{path} is a safetensors file, but not one that tinydigits wrote.")
+    try:
+        return parse_header(header), arrays
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(f"The header of {path} names no network: the file is damaged.") from error
+
+
+def parse_header(header: str) -> Description:
+    """Read a header: one JSON value or, as early files have it, the layers' words alone.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is neither.
+    """
+    if not header.startswith("{"):
+        return Description(tuple(header.split()))
+    values = json.loads(header)
+    layers, class_names = (tuple(values.pop(name)) for name in ("layers", "class_names"))
+    return Description(layers, class_names, **values)
