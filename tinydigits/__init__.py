@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tinydigits.files import Failure, Misuse
     from tinydigits.model import Network, build_model, load_model, normalise
     from tinydigits.modelfile import summarise
+    from tinydigits.preparation import prepare
     from tinydigits.runs import epochs, finish, resume, start, train
     from tinydigits.training import Run
 
@@ -33,6 +34,7 @@ _HOME = {
     "load_model": "model",
     "normalise": "model",
     "summarise": "modelfile",
+    "prepare": "preparation",
     "Run": "training",
     "epochs": "runs",
     "finish": "runs",
@@ -56,6 +58,7 @@ __all__ = [
     "load_mnist",
     "load_model",
     "normalise",
+    "prepare",
     "preset",
     "resume",
     "start",

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from tinydigits.files import Misuse, reason
+from tinydigits.layers import SIZE
 
-SIZE = 28
-"""Pixels per side of the image."""
 FITTED = 20
 """Pixels of the longer side of the ink."""
 MIDDLE = 14
@@ -45,19 +44,19 @@ def prepare(array: Any, paper: int | None = None) -> np.ndarray:
 
     All arithmetic is in integers, and // rounds down:
 
-    1. *Paper.* If `paper` is None, it is looked for in the margin: the H // 12 + 1 rows at the top
-       and at the bottom, and the W // 12 + 1 columns at either side. Of all 32 neighbouring grey
+    1. *Paper.* If `paper` is None, it is looked for in the margin: the H // 24 + 1 rows at the top
+       and at the bottom, and the W // 24 + 1 columns at either side. Of all 32 neighbouring grey
        levels, take those that hold most pixels of the margin (the darkest, if several do); the
        paper is the lower median of these pixels.
     2. *Side.* Ink is on that side of the paper, darker or lighter, on which the picture's extreme
        lies farther away (darker, if both are as far). Let `top` be this distance, `other` the
        distance of the other extreme, and d of a pixel its signed distance from the paper, positive
        towards the ink.
-    3. *Noise.* Among the pixels of the margin with d <= top // 2, `noise` is the third quartile of
-       d: the least value that three quarters of them do not exceed, and at least 0. On clean paper
-       it is 0, and every pixel that differs from the paper counts. Let limit =
-       min(6 * noise, top // 2). Where top <= 8 * noise and top <= 2 * other, there is nothing
-       but noise. Where that is so or `top` is 0, there is no ink.
+    3. *Noise.* Among the pixels of the margin with d <= 3 * top // 8, `noise` is the third quartile
+       of d: the least value that three quarters of them do not exceed, and at least 0. On clean
+       paper it is 0, and every pixel that differs from the paper counts. Where top <= 16 * noise
+       and top <= 2 * other, there is nothing but noise. Where that is so or `top` is 0, there is
+       no ink. Let limit = min(6 * noise, top // 2).
     4. *Box.* The smallest one that holds all pixels with d > limit. In it, ink is d where
        d > limit // 2, and 0 elsewhere.
     5. *Fit.* The longer side L of the box becomes 20 pixels and a side of n pixels
@@ -73,7 +72,7 @@ def prepare(array: Any, paper: int | None = None) -> np.ndarray:
        the ink can be without leaving the image.
 
     Args:
-        array: uint8 (H, W), sides of 1 to 4,096 pixels.
+        array: uint8 (H, W), or what NumPy makes one of; sides of 1 to 4,096 pixels.
         paper: the grey level of the paper, 0 to 255, where it is known; None to find it.
 
     Returns:
@@ -85,7 +84,6 @@ def prepare(array: Any, paper: int | None = None) -> np.ndarray:
     grey = _grey(array)
     if paper is not None:
         paper = _level(paper)
-    height, width = grey.shape
     image = np.zeros((SIZE, SIZE), np.uint8)
 
     margin = _margin_histogram(grey)
@@ -95,8 +93,8 @@ def prepare(array: Any, paper: int | None = None) -> np.ndarray:
     sign = 1 if lighter > darker else -1
     top, other = max(lighter, darker), min(lighter, darker)
     distance = sign * (np.arange(256) - paper)
-    noise = _noise(margin, distance, top // 2)
-    if top == 0 or (top <= 8 * noise and top <= 2 * other):
+    noise = _noise(margin, distance, 3 * top // 8)
+    if top == 0 or (top <= 16 * noise and top <= 2 * other):
         return image
 
     limit = min(6 * noise, top // 2)
@@ -154,7 +152,7 @@ def _level(paper: Any) -> int:
 def _margin_histogram(grey: np.ndarray) -> np.ndarray:
     """int64 (256,): how many pixels of the margin have each grey level."""
     height, width = grey.shape
-    y, x = height // 12 + 1, width // 12 + 1
+    y, x = height // 24 + 1, width // 24 + 1
     middle = grey[y : max(height - y, y), x : max(width - x, x)]
     return np.bincount(grey.ravel(), minlength=256) - np.bincount(middle.ravel(), minlength=256)
 

@@ -275,8 +275,8 @@ int tinydigits_prepare(const uint8_t *grey, int width, int height, int paper, ui
 
     /* The margin and the extremes. */
     prepare_clear((uint8_t *)s->of.margin, sizeof s->of.margin);
-    margin_x = (int)prepare_divide((uint32_t)width, 12) + 1;
-    margin_y = (int)prepare_divide((uint32_t)height, 12) + 1;
+    margin_x = (int)prepare_divide((uint32_t)width, 24) + 1;
+    margin_y = (int)prepare_divide((uint32_t)height, 24) + 1;
     for (pixel = grey, y = 0; y < height; y++)
         for (x = 0; x < width; x++, pixel++) {
             if (*pixel < darkest)
@@ -292,8 +292,8 @@ int tinydigits_prepare(const uint8_t *grey, int width, int height, int paper, ui
     ink.sign = lightest - ink.paper > ink.paper - darkest ? 1 : -1;
     top = prepare_distance(&ink, ink.sign > 0 ? lightest : darkest);
     other = -prepare_distance(&ink, ink.sign > 0 ? darkest : lightest);
-    noise = prepare_noise(s->of.margin, &ink, top >> 1);
-    if (top == 0 || (top <= 8 * noise && top <= 2 * other))
+    noise = prepare_noise(s->of.margin, &ink, 3 * top >> 3);
+    if (top == 0 || (top <= 16 * noise && top <= 2 * other))
         return TINYDIGITS_NO_INK;
     limit = 6 * noise < top >> 1 ? 6 * noise : top >> 1;
     ink.floor = limit >> 1;
