@@ -60,7 +60,7 @@ def in_c(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def spoil(images: np.ndarray, contrast: float, paper: float, sigma: float = 0) -> np.ndarray:
     """The digits on grey paper, pale or inverted, under noise of `sigma` grey levels."""
     noise = np.random.default_rng(3).normal(0, sigma, images.shape)
-    return np.rint(paper + contrast * images + noise).clip(0, 255).astype(np.uint8)
+    return np.rint(paper + float(contrast) * images + noise).clip(0, 255).astype(np.uint8)
 
 
 def random_crop(rng: np.random.Generator) -> np.ndarray:
