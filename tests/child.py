@@ -19,7 +19,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +48,7 @@ class Hooks:
     """The functions that are called at those moments, before they were wrapped."""
 
     backward = staticmethod(torch.Tensor.backward)
-    open = staticmethod(tempfile.NamedTemporaryFile)
+    open = staticmethod(Path.open)
     fsync = staticmethod(os.fsync)
     replace = staticmethod(os.replace)
     writing_half = False
@@ -61,12 +60,13 @@ def backward(*args: Any, **options: Any) -> None:
     Hooks.backward(*args, **options)
 
 
-def open_temporary(*args: Any, **options: Any) -> Any:
-    name = str(options.get("prefix", "")).strip(".")
-    if reach(f"open:{name}"):
-        meet_end()
-    Hooks.writing_half = reach(f"half:{name}")
-    return Hooks.open(*args, **options)
+def open_temporary(path: Path, *args: Any, **options: Any) -> Any:
+    if args == ("xb",):
+        name = path.name[1:].rsplit(".", 2)[0]
+        if reach(f"open:{name}"):
+            meet_end()
+        Hooks.writing_half = reach(f"half:{name}")
+    return Hooks.open(path, *args, **options)
 
 
 def fsync(file: int) -> None:
@@ -86,7 +86,7 @@ def replace(source: Any, target: Any, **options: Any) -> None:
 
 
 torch.Tensor.backward = backward  # pyright: ignore[reportAttributeAccessIssue]
-tempfile.NamedTemporaryFile = open_temporary
+Path.open = open_temporary  # pyright: ignore[reportAttributeAccessIssue]
 os.fsync, os.replace = fsync, replace
 no_report: Any = ModuleType("tinydigits.report")
 no_report.write_report = no_report.rewrite_report = lambda *_: None

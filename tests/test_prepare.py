@@ -1,6 +1,6 @@
 """The way in: what it does to pictures, and that C gives the bits of NumPy."""
 
-import ctypes
+import re
 import struct
 import subprocess
 from collections.abc import Callable
@@ -16,27 +16,21 @@ from PIL import Image
 from tinydigits import Misuse, evaluate, load_model, preparation, prepare
 from tinydigits.config import PRESETS
 from tinydigits.data import Mnist
+from tinydigits.lab import parity
 
-ENGINE = Path(preparation.__file__).with_name("engine")
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+HEADER = (parity.ENGINE / "tinydigits.h").read_text()
+SCRATCH = int(re.findall(r"PREPARE_SCRATCH (\d+)", HEADER)[0])
 PREPARED, NO_INK, BAD_SIDE = 0, 1, 2
-SCRATCH = 2512
 
 Prepare = Callable[..., tuple[int, np.ndarray]]
 
 
-def build(compiler: str, *words: object) -> None:
-    """Compile without a warning."""
-    command = [need_tool(compiler), *STRICT, *map(str, words)]
-    subprocess.run(command, check=True, timeout=120)
-
-
-@pytest.fixture(scope="module", params=["gcc", "clang"])
+@pytest.fixture(scope="module", params=parity.COMPILERS)
 def in_c(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepare:
     """`tinydigits_prepare` of a native build: from a crop to the code and the image."""
-    library = tmp_path_factory.mktemp("prepare") / "engine.so"
-    build(request.param, "-O2", "-shared", "-fPIC", ENGINE / "tinydigits.c", "-o", library)
-    function = ctypes.CDLL(str(library)).tinydigits_prepare
+    need_tool(request.param)
+    library = parity.build_native(request.param, tmp_path_factory.mktemp("prepare"))
+    engine = parity.open_native(library)
 
     def call(grey: np.ndarray, paper: int | None = None) -> tuple[int, np.ndarray]:
         grey = np.ascontiguousarray(grey)
@@ -44,13 +38,9 @@ def in_c(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         # Neither the image nor the scratch is clean when a program calls.
         image = np.full((28, 28), 77, np.uint8)
         scratch = np.full(SCRATCH // 4, 0xDEADBEEF, np.uint32)
-        code = function(
-            grey.ctypes.data_as(ctypes.c_void_p),
-            width,
-            height,
-            -1 if paper is None else paper,
-            image.ctypes.data_as(ctypes.c_void_p),
-            scratch.ctypes.data_as(ctypes.c_void_p),
+        code = engine.tinydigits_prepare(
+            *(grey.ctypes.data, width, height, -1 if paper is None else paper),
+            *(image.ctypes.data, scratch.ctypes.data),
         )
         return code, image
 
@@ -136,6 +126,10 @@ def test_no_sum_leaves_32_bits() -> None:
     assert after_rows * greatest + greatest / 2 < 2**31
 
 
+def test_scratch_is_small() -> None:
+    assert SCRATCH <= 3000
+
+
 def test_codes(in_c: Prepare) -> None:
     assert in_c(np.full((9, 9), 100, np.uint8))[0] == NO_INK
     assert in_c(np.full((9, 9), 100, np.uint8), 100)[0] == NO_INK
@@ -172,10 +166,11 @@ int main(void)
 
 def test_sanitisers_find_nothing(tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text(SANITISED)
-    build(
-        "gcc",
-        *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-        *(f"-I{ENGINE}", ENGINE / "tinydigits.c", tmp_path / "main.c", "-o", tmp_path / "main"),
+    parity.run(
+        *(need_tool("gcc"), "-std=c99", "-g", "-O1"),
+        *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+        *(f"-I{parity.ENGINE}", parity.ENGINE / "tinydigits.c"),
+        *(tmp_path / "main.c", "-o", tmp_path / "main"),
     )
     rng = np.random.default_rng(4)
     crops = [random_crop(rng) for _ in range(300)]
@@ -185,14 +180,6 @@ def test_sanitisers_find_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     images = np.frombuffer(done.stdout, np.uint8).reshape(-1, 28, 28)
     assert (images == [prepare(crop) for crop in crops]).all()
-
-
-@pytest.mark.parametrize("level", ["-Os", "-O2", "-O3"])
-def test_a_cortex_m0_needs_no_library(tmp_path: Path, level: str) -> None:
-    core = ("-mcpu=cortex-m0", "-mthumb", "-ffreestanding")
-    build("arm-none-eabi-gcc", *core, level, "-c", ENGINE / "tinydigits.c", "-o", tmp_path / "o")
-    missing = subprocess.check_output([need_tool("arm-none-eabi-nm"), "-u", tmp_path / "o"])
-    assert missing == b""
 
 
 def test_filter_is_lanczos() -> None:

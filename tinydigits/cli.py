@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from tinydigits import __version__
 from tinydigits.config import ACCURACY_GOAL, DEFAULT_PRESET, PRESETS, Config, preset
-from tinydigits.files import Failure, Misuse, reason, say
+from tinydigits.files import Failure, Misuse, printable_streams, reason, say
 
 DESCRIPTION = """\
 Handwritten-digit recognition in a network small enough to fit anywhere.
@@ -75,7 +75,9 @@ def evaluate(model: Model, data: Path | None = None) -> None:
 
     Args:
         model: A run folder, a .safetensors file, or a preset whose weights come along.
-        data: A folder that holds the MNIST files; by default they are found or fetched.
+        data: A folder that holds MNIST, and the only place to look then: the four IDX files (.gz
+            or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by default MNIST is found or
+            fetched.
     """
     from tinydigits.data import load_mnist
     from tinydigits.evaluation import evaluate
@@ -271,6 +273,7 @@ def run_command(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (misuse) or 128 + signal."""
+    printable_streams()
     signal.signal(signal.SIGTERM, interrupt)
     try:
         run_command(sys.argv[1:] if arguments is None else arguments)

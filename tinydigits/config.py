@@ -114,7 +114,11 @@ class Config:
     """Train on the first 50,000 digits and report on the last 10,000, not on the test set."""
 
     data: Path | None = None
-    """A folder that holds the MNIST files; by default they are found or fetched."""
+    """A folder that holds MNIST, and the only place to look then.
+
+    The four IDX files (.gz or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by default
+    MNIST is found or fetched.
+    """
 
     out: Path | None = None
     """The run folder to make; by default a new one under runs/."""
