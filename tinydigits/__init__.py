@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tinydigits.integer import IntegerNetwork, load
     from tinydigits.model import Network, build_model, load_model, normalise
     from tinydigits.modelfile import summarise
+    from tinydigits.preparation import prepare
     from tinydigits.quantise import quantize
     from tinydigits.runs import epochs, finish, resume, start, train
     from tinydigits.training import Run
@@ -44,6 +45,7 @@ _HOME = {
     "load_model": "model",
     "normalise": "model",
     "summarise": "modelfile",
+    "prepare": "preparation",
     "IntegerNetwork": "integer",
     "load": "integer",
     "quantize": "quantise",
@@ -72,6 +74,7 @@ __all__ = [
     "load_mnist",
     "load_model",
     "normalise",
+    "prepare",
     "preset",
     "quantize",
     "resume",

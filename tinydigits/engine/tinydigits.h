@@ -1,4 +1,4 @@
-/* tinydigits: classifies 28x28 images with a small integer network.
+/* tinydigits: classifies 28x28 images with a small integer network, and makes such images.
  *
  * The network is data: the bytes of a .tdq file (docs/format.md), in flash or wherever they are.
  * Nothing here allocates, computes with floats, calls a library or keeps state, so all functions
@@ -44,6 +44,24 @@ int tinydigits_classes(const void *model);
 
 /* The name of class k, from 0 to tinydigits_classes - 1, in UTF-8. */
 const char *tinydigits_class_name(const void *model, int k);
+
+/* What tinydigits_prepare returns. */
+enum {
+    TINYDIGITS_PREPARED = 0,
+    TINYDIGITS_NO_INK = 1,  /* the picture is empty, and the image all 0 */
+    TINYDIGITS_BAD_SIDE = 2 /* a side is not in 1 ... TINYDIGITS_LONGEST_SIDE; image untouched */
+};
+
+#define TINYDIGITS_LONGEST_SIDE 4096    /* pixels of the longest side of a picture */
+#define TINYDIGITS_PREPARE_SCRATCH 2512 /* bytes, however large the picture is */
+
+/* Make an image for tinydigits_predict of a grey picture of one digit, as MNIST was made: the
+ * paper 0, the strongest ink 255, the ink's longer side 20 pixels, its centre of mass in the
+ * middle. grey: height rows of width bytes, black 0 and white 255, dark ink on light paper or
+ * light on dark. paper: its grey level, or -1 to find it. scratch: TINYDIGITS_PREPARE_SCRATCH
+ * bytes that start at a multiple of 4; they need no clearing. */
+int tinydigits_prepare(const uint8_t *grey, int width, int height, int paper, uint8_t *image,
+                       void *scratch);
 
 /* To look inside, compile with -DTINYDIGITS_ON_ROW=function and define this function. predict
  * calls it with each row that a convolution has finished, after the pools that follow it:

@@ -105,6 +105,10 @@ def open_native(library: Path) -> Any:
     engine.tinydigits_classes.argtypes = [ctypes.c_void_p]
     engine.tinydigits_class_name.argtypes = [ctypes.c_void_p, ctypes.c_int]
     engine.tinydigits_class_name.restype = ctypes.c_char_p
+    engine.tinydigits_prepare.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+        *(ctypes.c_void_p, ctypes.c_void_p),
+    ]
     return engine
 
 
