@@ -36,7 +36,7 @@ from tinydigits.files import (
     write_json,
 )
 from tinydigits.layers import total
-from tinydigits.machine import describe_machine, precision_name, use_threads
+from tinydigits.machine import choose_threads, describe_machine, precision_name, use_threads
 from tinydigits.model import load_model, model_bytes
 from tinydigits.modelfile import summarise
 from tinydigits.report import check_summary, write_report
@@ -78,6 +78,8 @@ def start(config: Config) -> Run:
         refuse_taken(expand(config.out))
     if config.data is not None:  # so that the run can be resumed from anywhere
         config = dataclasses.replace(config, data=expand(config.data).resolve())
+    # So that a resumed run has as many, wherever that is: with others the last bits may differ.
+    config = dataclasses.replace(config, threads=choose_threads(config))
     run = new_run(config)
     run.folder = new_folder(config.name) if config.out is None else expand(config.out)
     run.lock = claim(run.folder)
