@@ -15,7 +15,7 @@ BASE = ("files", "evaluation", "layers", "config", "data", "modelfile")
 
 TORCH = (
     *("model", "batches", "muon", "machine", "figures", "report", "training", "runs"),
-    *("lab", "lab.certify", "lab.ablation", "lab.benchmark", "lab.tables"),
+    *("lab", "lab.certify", "lab.ablation", "lab.benchmark", "lab.threads", "lab.tables"),
 )
 """What the extra `train` is for, in the same order."""
 
