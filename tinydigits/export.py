@@ -113,9 +113,9 @@ def integer_network(model: str | Path) -> IntegerNetwork:
         return load(path)
     from tinydigits.data import load_mnist
     from tinydigits.model import load_model
-    from tinydigits.quantise import quantize
+    from tinydigits.quantise import CALIBRATION, quantize
 
-    return quantize(load_model(path), load_mnist().train_images)
+    return quantize(load_model(path), load_mnist().train_images[:CALIBRATION])
 
 
 def identifier(name: str) -> str:

@@ -87,11 +87,11 @@ class IntegerNetwork:
                 raise Misuse("The scale of the logits and the temperature are above 0 and finite.")
         if any("\0" in name for name in self.class_names):
             raise Misuse("A class name holds no character of value 0.")
-        stages = [stage for stage in self.plan if stage.kind in KINDS]
+        stages = self.plan_with_weights()
         if len(stages) != len(self.passes):
             raise Misuse(f"The layers have {len(stages)} sets of numbers, not {len(self.passes)}.")
         largest = 255
-        for stage, numbers in zip(self.plan_with_weights(), self.passes, strict=True):
+        for stage, numbers in zip(stages, self.passes, strict=True):
             check_shapes(stage, numbers)
             bound(stage, numbers, largest, self.pixels)
             largest = self.largest
@@ -134,14 +134,14 @@ class IntegerNetwork:
         The first entry, without a stage, is the image.
         """
         records: list[tuple[Stage | None, int, int]] = [(None, 0, SIZE)]
-        for stage in self.plan:
+        for stage, before in zip(self.plan, (None, *self.plan), strict=False):
             if stage.kind == "pool":
                 last, pools, size = records[-1]
                 records[-1] = last, pools + 1, size
-            elif stage.kind == "average":
-                average = stage.size_in
-            else:
-                size = average if stage.kind == "classes" else stage.size_in
+            elif stage.kind in KINDS:
+                # The classes see the average, so that what comes in is what comes in to that.
+                averaged = before and before.kind == "average"
+                size = before.size_in if before and averaged else stage.size_in
                 records.append((stage, 0, size))
         return records
 

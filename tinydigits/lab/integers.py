@@ -15,7 +15,7 @@ from tinydigits.files import write_atomically, write_json
 from tinydigits.lab.certify import commit
 from tinydigits.model import Network, load_model
 from tinydigits.modelfile import SHIPPED, find_model
-from tinydigits.quantise import fit_temperature, quantize
+from tinydigits.quantise import CALIBRATION, fit_temperature, quantize
 
 
 def make_integers(
@@ -48,10 +48,10 @@ def make_integers(
 
 def make_integer(name: str, folder: Path, mnist: Mnist, weights: Path) -> dict[str, Any]:
     """One preset of `make_integers`: its file in `weights`, and its row."""
-    tuning = held_out(mnist)
-    twin = quantize(trained_twin(name, folder), tuning.train_images)
+    tuning, calibration = held_out(mnist), mnist.train_images[:CALIBRATION]
+    twin = quantize(trained_twin(name, folder), calibration)
     temperature = fit_temperature(twin, tuning.test_images, tuning.test_labels)
-    network = quantize(load_model(find_model(name)), mnist.train_images, temperature)
+    network = quantize(load_model(find_model(name)), calibration, temperature)
     content = network.to_bytes()
     write_atomically(weights / f"{name}.tdq", content)
     digits = mnist.test_images, mnist.test_labels

@@ -228,7 +228,7 @@ def random_network(seed: int, widest: int = 40) -> IntegerNetwork:
 
     Weights reach -128 and 127, multipliers and biases 16 bits, products 31 bits; activations
     saturate at either end. Every tenth network is so wide that the sums themselves come within
-    0.01 % of 2^31.
+    0.2 % of 2^31.
     """
     random = np.random.default_rng(seed)
     bits = int(random.integers(4, 9)) if seed % 3 else 8
