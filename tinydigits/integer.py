@@ -147,7 +147,7 @@ class IntegerNetwork:
 
     # -------------------------------------------------------------------------- the engine
 
-    def logits(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    def logits(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """The scores of images, uint8 (N, 28, 28): int32 (N, classes).
 
         `batch_size`, images at a time, changes memory and speed and nothing else.

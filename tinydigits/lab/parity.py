@@ -38,11 +38,13 @@ class Board(NamedTuple):
     """gcc's name for its processor."""
     instructions_per_tick: float
     """Of SysTick, where QEMU's -icount lets an instruction take a nanosecond."""
+    memory: int
+    """Bytes of RAM."""
 
 
 BOARDS = {
-    "cortex-m0": Board("microbit", "cortex-m0", 62.5),
-    "cortex-m4": Board("mps2-an386", "cortex-m4", 40.0),
+    "cortex-m0": Board("microbit", "cortex-m0", 62.5, 16 * 1024),
+    "cortex-m4": Board("mps2-an386", "cortex-m4", 40.0, 4 * 1024 * 1024),
 }
 
 
@@ -193,7 +195,8 @@ def run_board(
     here, program = Path(__file__).parent, folder / "program.elf"
     run(
         *("arm-none-eabi-gcc", "-mthumb", f"-mcpu={board.processor}", "-std=gnu99", "-Os"),
-        *("-Wall", "-Wextra", "-ffreestanding", "-nostdlib", "-T", here / "board.ld"),
+        *("-Wall", "-Wextra", "-ffreestanding", "-nostdlib"),
+        *(f"-Wl,--defsym=memory={board.memory}", "-T", here / "board.ld"),
         *(f"-I{ENGINE}", f'-DMODEL="{folder / "model"}"', f"-DSCRATCH={scratch}"),
         *(here / "board.c", target, "-o", program),
     )
@@ -395,7 +398,7 @@ def parity(
                 if scratch <= SMALL or core != "cortex-m0":
                     done = run_board(board, targets[core], raw, scratch, images[:few], folder)
                     compare(core, expected[:few], done.logits, done.classes)
-            say(f"{model}: {compared}")
+            say(f"{model}: compared")
     value = {"models": models, "random_networks": random_networks, "engines": compared}
     write_json(results / "parity.json", value)
     if any(row["differing"] for row in compared.values()):
