@@ -52,8 +52,8 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
         if preset_name != defaults.name:
             preset(preset_name)  # refuses a name that is none
             raise Misuse(f"Name the preset first: tinydigits train {preset_name} ...")
-        beside = len(arguments) > (2 if any("=" in word for word in arguments[1:2]) else 3)
-        if resume is not None and beside:
+        # Counted in the words themselves, so that an option's default is refused like any value.
+        if resume is not None and len(arguments) != (3 if "--resume" in arguments else 2):
             raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
         run = runs.start(config) if resume is None else runs.resume(resume)
         where = f"tinydigits train --resume {shlex.quote(str(run.folder))}"
@@ -247,8 +247,28 @@ def benchmark(
         write_json(out, timed)
 
 
+def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> None:
+    """Time training steps by number of threads and by how the threads wait for each other.
+
+    Prints Markdown tables. Measure on a machine that does nothing else.
+
+    Args:
+        rounds: How often each setting gets its turn.
+        seconds: How long a turn trains.
+        out: A file for the figures, as JSON.
+    """
+    from tinydigits.files import write_json
+    from tinydigits.lab.threads import compare, gain_table, waiting_table
+
+    timed = compare(rounds, seconds)
+    print(waiting_table(timed), end="\n\n")
+    print(gain_table(timed))
+    if out is not None:
+        write_json(out, timed)
+
+
 COMMANDS = (evaluate, report, summary, presets, data, lab)
-LAB = (certify, ablation, benchmark, tables)
+LAB = (certify, ablation, benchmark, threads, tables)
 
 
 def run_command(arguments: list[str]) -> None:

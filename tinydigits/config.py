@@ -108,7 +108,11 @@ class Config:
     """Where to compute; auto takes CUDA, then Apple's MPS, then the CPU."""
 
     threads: int = 0
-    """CPU threads, 0 for as many as help; another number may give other last bits."""
+    """CPU threads; 0 for OMP_NUM_THREADS or, where that is not set, as many as help.
+
+    That is one per core, or one where the full convolutions of a training step have too little to
+    compute for several. A run keeps its number, because another may give other last bits.
+    """
 
     validation: bool = False
     """Train on the first 50,000 digits and report on the last 10,000, not on the test set."""
