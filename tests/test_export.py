@@ -1,7 +1,11 @@
 """What `tinydigits export` writes, compiled, run and read back."""
 
+import functools
+import re
 import shutil
 import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +28,8 @@ def pgm(image: np.ndarray, header: str = "P5\n# drawn\n{w} {h}\n255\n") -> bytes
 @pytest.fixture(scope="module")
 def digit_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `export tiny2k --to c` writes, made."""
-    need_tool("make"), need_tool("gcc")
+    need_tool("make")
+    need_tool("gcc")
     out = tmp_path_factory.mktemp("c") / "reader"
     export("tiny2k", "c", out)
     strict = "-std=c99 -O1 -Wall -Wextra -Wpedantic -Wconversion -Werror"
@@ -174,7 +179,8 @@ def test_onnx_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_firmware_reads_its_ten_digits(tmp_path: Path):
-    need_tool("arm-none-eabi-gcc"), need_tool("qemu-system-arm"), need_tool("make")
+    for tool in ("arm-none-eabi-gcc", "qemu-system-arm", "make"):
+        need_tool(tool)
     folder = tmp_path / "cortex-m0"
     shutil.copytree(FIRMWARE, folder, ignore=shutil.ignore_patterns("model", "*.elf"))
     export("tiny2k", "c", folder / "model")
@@ -182,3 +188,44 @@ def test_firmware_reads_its_ten_digits(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines == [*(f"{k} is read as {k}" for k in range(10)), "all ten are right"]
+
+
+@pytest.mark.slow
+def test_page_reads_what_is_drawn(tmp_path: Path):
+    chromium = need_tool("chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    out = tmp_path / "page"
+    export("tiny2k", "wasm", out)
+    handler = functools.partial(QuietHandler, directory=str(out))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with sync_api.sync_playwright() as playwright:
+            options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            browser = playwright.chromium.launch(executable_path=chromium, args=options)
+            page = browser.new_page()
+            complaints: list[str] = []
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+            page.wait_for_function("document.querySelector('canvas').ondblclick !== null")
+            box = page.locator("canvas").bounding_box()
+            assert box is not None
+            strokes = {"7": [(60, 50), (220, 50), (120, 240)], "1": [(140, 40), (140, 240)]}
+            for digit, points in strokes.items():
+                page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
+                page.mouse.down()
+                for x, y in points[1:]:
+                    page.mouse.move(box["x"] + x, box["y"] + y, steps=8)
+                page.mouse.up()
+                said = page.locator("output").evaluate("output => output.value")
+                assert re.fullmatch(rf"{digit} \(\d+\.\d %\)", said), said
+                page.locator("canvas").dblclick(position={"x": 5, "y": 5})
+                # The click itself is a stroke of no length, so wipe once more by hand.
+                page.locator("canvas").evaluate("canvas => canvas.ondblclick()")
+            browser.close()
+        server.shutdown()
+    assert complaints == []
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pass
