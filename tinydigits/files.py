@@ -122,5 +122,5 @@ def read_json(path: Path) -> Any:
         raise Failure(f"{path} does not exist: is {path.parent} a run folder?") from error
     except OSError as error:
         raise Failure(f"Cannot read {path}: {reason(error)}.") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise Failure(f"{path} is not valid JSON: {reason(error)}.") from error
