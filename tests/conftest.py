@@ -18,6 +18,8 @@ from tinydigits.data import Mnist, load_mnist
 PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi",
     "arm-none-eabi-nm": "binutils-arm-none-eabi",
+    "node": "nodejs",
+    "wasm-ld": "lld",
 }
 """The Debian package of each command that `need_tool` is asked for, where it has another name."""
 

@@ -1,4 +1,4 @@
-"""The same bits everywhere: NumPy, C on this machine, C on an emulated Cortex-M0 and Cortex-M4.
+"""The same bits everywhere: NumPy, C on this machine, in Node, on an emulated Cortex-M0 and M4.
 
 Also what C code costs on a microcontroller: bytes of its object, instructions and stack.
 """
@@ -6,6 +6,7 @@ Also what C code costs on a microcontroller: bytes of its object, instructions a
 from __future__ import annotations
 
 import ctypes
+import json
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,11 @@ from tinydigits.quantise import choose_shifts, fits
 ENGINE = Path(__file__).parents[1] / "engine"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 COMPILERS = ("gcc", "clang")
+FUNCTIONS = (
+    *("tinydigits_check", "tinydigits_classes", "tinydigits_class_name"),
+    *("tinydigits_scratch", "tinydigits_predict", "tinydigits_prepare"),
+)
+"""What tinydigits.js calls."""
 SMALL = 12_000
 """The scratch that the microbit, with 16 kB of memory, has room for."""
 
@@ -145,6 +151,67 @@ def scratch_of(engine: Any, model: bytes) -> int:
     """The bytes of scratch that a model needs."""
     words = np.frombuffer(model, np.uint32).copy()
     return engine.tinydigits_scratch(words.ctypes.data)
+
+
+# --------------------------------------------------------------------------------- WebAssembly
+
+
+def build_wasm(target: Path) -> None:
+    """Compile the engine to WebAssembly, for tinydigits.js.
+
+    `build_wasm(parity.ENGINE / "tinydigits.wasm")` makes the file that comes with the package.
+
+    Raises:
+        Failure: clang or its linker is missing, it warns, or the engine needs a library.
+    """
+    run(
+        *("clang", "--target=wasm32", *STRICT, "-O3", "-ffreestanding", "-nostdlib"),
+        *("-Wl,--no-entry", "-Wl,--strip-all", "-Wl,--stack-first", "-Wl,-z,stack-size=8192"),
+        *(f"-Wl,--export={name}" for name in ("__heap_base", *FUNCTIONS)),
+        *(ENGINE / "tinydigits.c", "-o", target),
+    )
+    target.chmod(0o644)  # the linker makes a program of it
+
+
+def run_node(script: str, folder: Path, module: Path = ENGINE / "tinydigits.js") -> str:
+    """Run JavaScript in `folder`, with `load` of tinydigits.js; returns what it prints.
+
+    Raises:
+        Failure: Node is missing, or the script throws.
+    """
+    lines = (
+        f'import {{ load }} from "{module.as_uri()}";',
+        'import { readFileSync, writeFileSync } from "node:fs";',
+        script,
+    )
+    return run("node", "--input-type=module", "--eval", "\n".join(lines), folder=folder)
+
+
+def run_wasm(
+    model: bytes, images: np.ndarray, folder: Path, wasm: Path = ENGINE / "tinydigits.wasm"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classify images, uint8 (N, 28, 28), in Node; files go to `folder`. Returns as `run_native`.
+
+    Raises:
+        Failure: Node is missing, or the engine refuses the model.
+    """
+    (folder / "model.tdq").write_bytes(model)
+    (folder / "images").write_bytes(np.ascontiguousarray(images).tobytes())
+    run_node(CLASSIFY.replace("WASM", json.dumps(str(wasm))), folder)
+    rows = np.fromfile(folder / "results", np.int32).reshape(len(images), -1)
+    return rows[:, 1:], rows[:, 0].astype(np.int64)
+
+
+CLASSIFY = """
+const network = await load("model.tdq", WASM);
+const images = readFileSync("images");
+const rows = [];
+for (let i = 0; i < images.length; i += 784) {
+  const { index, logits } = network.predict(images.subarray(i, i + 784));
+  rows.push(index, ...logits);
+}
+writeFileSync("results", Int32Array.from(rows));
+"""
 
 
 # ------------------------------------------------------------------------------------- boards
@@ -393,6 +460,7 @@ def parity(
             expected = network.logits(images)
             for compiler, engine in native.items():
                 compare(compiler, expected, *run_native(engine, raw, images))
+            compare("wasm", expected, *run_wasm(raw, images, folder))
             scratch = scratch_of(next(iter(native.values())), raw)
             for core, board in BOARDS.items():
                 if scratch <= SMALL or core != "cortex-m0":
