@@ -207,7 +207,18 @@ def test_nothing_that_passes_the_check_leaves_its_bounds(tmp_path: Path):
         raw = parity.random_network(seed, widest=6).to_bytes()
         (tmp_path / "corpus" / str(seed)).write_bytes(raw)
     done = subprocess.run(
-        [fuzzer, "-max_total_time=10", "-max_len=8192", tmp_path / "corpus", FUZZ / "corpus"],
+        [fuzzer, "-max_total_time=60", "-max_len=8192", tmp_path / "corpus", FUZZ / "corpus"],
         capture_output=True, text=True, cwd=tmp_path, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_no_logit_differs_between_engines(tmp_path: Path) -> None:
+    for tool in ("gcc", "clang", "node", "arm-none-eabi-gcc", "qemu-system-arm"):
+        need_tool(tool)
+    value = parity.parity(tmp_path, digits=1000, on_board=50, random_networks=40)
+    assert set(value["engines"]) == {"gcc", "clang", "wasm", "cortex-m0", "cortex-m4"}
+    for row in value["engines"].values():
+        assert row["logits"] > 0
+        assert row["differing"] == 0
