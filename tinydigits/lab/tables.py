@@ -76,8 +76,8 @@ def timings(results: Path, command: str, table: Callable[[dict[str, Any]], str])
         return table(timed)
     except (KeyError, TypeError, ValueError) as error:
         raise Failure(
-            f"{path} is not what this version writes: make it again; tinydigits lab {command} "
-            "--help says how."
+            f"{path} is not what this version writes: make it again with tinydigits lab {command} "
+            "(--help says how)."
         ) from error
 
 
