@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinydigits.files import Failure, Misuse, reason, write_atomically
+from tinydigits.files import Failure, Misuse, progress, reason, write_atomically
 from tinydigits.layers import SIZE, Stage
 from tinydigits.modelfile import Description, find_model
 
@@ -160,9 +160,8 @@ class IntegerNetwork:
             raise Misuse(
                 f"The network reads uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}."
             )
-        parts = [
-            self._logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)
-        ]
+        starts = progress(range(0, len(images), batch_size), "reading")
+        parts = [self._logits(images[i : i + batch_size]) for i in starts]
         empty = np.zeros((0, len(self.class_names)), np.int32)
         return np.concatenate([empty, *parts])
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tinydigits.files import Misuse
+from tinydigits.files import Misuse, progress
 from tinydigits.integer import (
     INT16,
     INT32,
@@ -119,7 +119,7 @@ def ceilings(model: Network, images: np.ndarray) -> list[float]:
     model.eval()
     largest = [torch.empty(0)] * len(model.features)
     try:
-        for part in torch.from_numpy(images).split(500):
+        for part in progress(torch.from_numpy(images).split(500), "measuring ranges"):
             x = normalise(part.to(device), model.mean, model.std)
             for i, block in enumerate(model.features):
                 x = block(x)  # pyright: ignore[reportCallIssue]
