@@ -52,7 +52,7 @@ def printable_streams() -> None:
 
 
 def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """`items`, with a bar on standard error once they take over two seconds, if a person watches."""
+    """`items`, with a bar on standard error after two seconds, where a person watches."""
     if len(items) < 2:
         return items
     from tqdm import tqdm
