@@ -12,7 +12,7 @@ from tinydigits.lab import threads
 from tinydigits.machine import full_macs
 
 RESULTS = Path(__file__).parents[1] / "results"
-CHOSEN = 1000
+CHOSEN = 10_000
 """The GOMP_SPINCOUNT that the package sets; test_machine.py sees to it."""
 
 

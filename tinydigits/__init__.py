@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 # figures are in docs/performance.md. The variable is read once, when PyTorch is imported, so it is
 # set here, where every way into this package passes. What the user has set counts.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOME = {
     "Config": "config",
