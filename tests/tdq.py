@@ -37,7 +37,7 @@ def read_stage(raw: bytes, start: int) -> dict[str, Any]:
         struct.unpack_from("<4BII4BII", raw, start)
     )
     assert zero == 0
-    stage = {"kind": kind, "k": k, "pools": pools, "s": s, "C": c, "K": n}
+    stage: dict[str, Any] = {"kind": kind, "k": k, "pools": pools, "s": s, "C": c, "K": n}
     stage |= {"shift_in": shift_in, "shift_sum": shift_sum, "shift_out": shift_out}
     if kind in (2, 3):
         stage["taps"] = [

@@ -47,12 +47,12 @@ def test_shipped_network_agrees_with_the_naive_reader(tiny1k: IntegerNetwork, mn
     assert logits == tiny1k.logits(mnist.test_images[:1])[0].tolist()
 
 
-def test_random_networks_come_within_a_thousandth_of_31_bits():
+def test_random_networks_come_within_two_thousandths_of_31_bits():
     network = random_network(9)
     numbers, images = network.passes[1], np.full((1, 28, 28), 255, np.uint8)
     inputs = 255 * 128 * len(numbers.taps)
     assert network.passes[1].shift_in == 0
-    assert 0.999 * 2**31 < inputs * 128 < 2**31
+    assert 0.998 * 2**31 < inputs * 128 < 2**31
     assert (tdq.classify(tdq.read(network.to_bytes()), images[0])[1][0] == 255).all()
 
 
@@ -115,12 +115,9 @@ def test_hostile_records_end_in_a_sentence():
     for i in [*range(12, 36 + 24 * raw[12])] * 3:
         hostile = raw[:i] + bytes([int(random.integers(256))]) + raw[i + 1 :]
         try:
-            network = IntegerNetwork.from_bytes(sealed(hostile))
+            IntegerNetwork.from_bytes(sealed(hostile)).logits(noise_images(2))
         except Failure as failure:
-            assert "holds no network" in str(failure)
-            refused += 1
-        else:
-            network.logits(noise_images(2))
+            refused += "holds no network" in str(failure)
     assert refused > 200
 
 
@@ -128,7 +125,7 @@ def test_load_tells_what_is_missing(tmp_path: Path):
     with pytest.raises(Misuse, match="There is no model"):
         load(tmp_path / "none.tdq")
     (tmp_path / "text.tdq").write_text("nothing of the kind")
-    with pytest.raises(Failure, match="is not a .tdq file"):
+    with pytest.raises(Failure, match=r"is not a \.tdq file"):
         load(tmp_path / "text.tdq")
 
 
@@ -141,8 +138,8 @@ def test_sums_beyond_32_bits_are_refused():
     with pytest.raises(Misuse, match="rescaled"):
         IntegerNetwork(description, (good._replace(multiplier=one * 32767, bias=one * 32767,
                                                    shift_out=30), classes))  # fmt: skip
+    wide = Description(("conv1:1",), ("a", "b"))
     with pytest.raises(Misuse, match="16 bits"):
-        wide = Description(("conv1:1",), ("a", "b"))
         IntegerNetwork(wide, (good, classes))
 
 

@@ -87,11 +87,11 @@ class IntegerNetwork:
                 raise Misuse("The scale of the logits and the temperature are above 0 and finite.")
         if any("\0" in name for name in self.class_names):
             raise Misuse("A class name holds no character of value 0.")
-        stages = [stage for stage in self.plan if stage.kind in KINDS]
+        stages = self.plan_with_weights()
         if len(stages) != len(self.passes):
             raise Misuse(f"The layers have {len(stages)} sets of numbers, not {len(self.passes)}.")
         largest = 255
-        for stage, numbers in zip(self.plan_with_weights(), self.passes, strict=True):
+        for stage, numbers in zip(stages, self.passes, strict=True):
             check_shapes(stage, numbers)
             bound(stage, numbers, largest, self.pixels)
             largest = self.largest
@@ -134,20 +134,20 @@ class IntegerNetwork:
         The first entry, without a stage, is the image.
         """
         records: list[tuple[Stage | None, int, int]] = [(None, 0, SIZE)]
-        for stage in self.plan:
+        for stage, before in zip(self.plan, (None, *self.plan), strict=False):
             if stage.kind == "pool":
                 last, pools, size = records[-1]
                 records[-1] = last, pools + 1, size
-            elif stage.kind == "average":
-                average = stage.size_in
-            else:
-                size = average if stage.kind == "classes" else stage.size_in  # noqa: F821
+            elif stage.kind in KINDS:
+                # The classes see the average, so that what comes in is what comes in to that.
+                averaged = before and before.kind == "average"
+                size = before.size_in if before and averaged else stage.size_in
                 records.append((stage, 0, size))
         return records
 
     # -------------------------------------------------------------------------- the engine
 
-    def logits(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    def logits(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """The scores of images, uint8 (N, 28, 28): int32 (N, classes).
 
         `batch_size`, images at a time, changes memory and speed and nothing else.
@@ -160,7 +160,9 @@ class IntegerNetwork:
             raise Misuse(
                 f"The network reads uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}."
             )
-        parts = [self._logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+        parts = [
+            self._logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)
+        ]
         empty = np.zeros((0, len(self.class_names)), np.int32)
         return np.concatenate([empty, *parts])
 
@@ -229,7 +231,9 @@ class IntegerNetwork:
                 *(numbers.shift_in, numbers.shift_sum, numbers.shift_out, 0),
                 *(offset(weights), offset(table) if table else 0),
             )
-        text = b"".join(name.encode() + b"\0" for name in (*self.class_names, " ".join(self.layers)))
+        text = b"".join(
+            name.encode() + b"\0" for name in (*self.class_names, " ".join(self.layers))
+        )
         floats = (self.description.mean, self.description.std, self.logit_scale, self.temperature)
         body = rows + b"".join(sections) + aligned(text)
         header = HEADER.pack(
@@ -398,7 +402,9 @@ def convolve(x: np.ndarray, stage: Stage, numbers: Pass, largest: int) -> np.nda
     else:
         # Sums of at most 49 x 128 x 255: exact in float32.
         taps = numbers.taps.reshape(stage.channels_in, -1).T.astype(np.float32)
-        x = np.full((stage.channels_in, size, size, x.shape[-1]), half(numbers.shift_in), np.float32)
+        x = np.full(
+            (stage.channels_in, size, size, x.shape[-1]), half(numbers.shift_in), np.float32
+        )
         product = np.empty_like(x)
         for tap, part in zip(taps, windows, strict=True):
             x += np.multiply(part, tap[:, None, None, None], out=product)
@@ -414,7 +420,8 @@ def convolve(x: np.ndarray, stage: Stage, numbers: Pass, largest: int) -> np.nda
 def requantise(sums: np.ndarray, numbers: Pass, largest: int) -> np.ndarray:
     """Sums (C, h, w, N) to activations: float32, whole numbers from 0 to `largest`."""
     bias, multiplier = (
-        column.astype(np.int32)[:, None, None, None] for column in (numbers.bias, numbers.multiplier)
+        column.astype(np.int32)[:, None, None, None]
+        for column in (numbers.bias, numbers.multiplier)
     )
     x = sums.astype(np.int32)
     x += half(numbers.shift_sum)

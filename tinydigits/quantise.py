@@ -119,7 +119,7 @@ def ceilings(model: Network, images: np.ndarray) -> list[float]:
         for part in torch.from_numpy(images).split(500):
             x = normalise(part.to(device), model.mean, model.std)
             for i, block in enumerate(model.features):
-                x = block(x)
+                x = block(x)  # pyright: ignore[reportCallIssue]
                 keep = int(x[0].numel() * len(images) * OUTLIERS) + 1
                 found = torch.cat([largest[i].to(device), x.flatten()])
                 largest[i] = found.topk(min(keep, len(found)))[0]
@@ -158,35 +158,25 @@ def round_convolution(
 ) -> dict[int, Pass]:
     """The numbers of a convolution and of its repeats, by stage."""
     parts = convolution if isinstance(convolution, nn.Sequential) else [convolution]
-    floats = [part.weight.detach().double().cpu().numpy() for part in parts]
+    floats = [part.weight.detach().double().cpu().numpy() for part in parts]  # pyright: ignore
+    # (outputs, row, column, channel): the order in which the engine meets a window.
+    rows = floats[-1].transpose(0, 2, 3, 1).reshape(stage.channels_out, -1)
+    response = rows.sum(axis=1)
     rounded = Pass(NO_TAPS, NO_WEIGHTS, NO_TABLE, NO_TABLE)
-    taps = np.zeros((0, 0))
-    if stage.kind != "conv":
+    if stage.kind == "separable":
+        # Nothing stands between the two halves: the first one's scales go into the second.
         taps = floats[0].reshape(stage.channels_in, -1)  # (C, k * k)
-        shape = (stage.channels_in, stage.window, stage.window)
-    if stage.kind != "depthwise":
-        # (outputs, row, column, channel): the order in which the engine meets a window.
-        mixing = floats[-1].transpose(0, 2, 3, 1).reshape(stage.channels_out, -1)
+        response = rows @ taps.sum(axis=1)
+        weights, scale = round_rows(taps, 8)
+        rounded = rounded._replace(taps=weights.reshape(-1, stage.window, stage.window))
+        rows = rows * scale
 
-    if stage.kind == "depthwise":
-
-        def round_all(coarser: np.ndarray | float) -> tuple[Pass, np.ndarray]:
-            weights, scale = round_rows(taps, 8, coarser)
-            return rounded._replace(taps=weights.reshape(shape)), scale
-
-        response = taps.sum(axis=1)
-    else:
-        response = mixing.sum(axis=1)
-        if stage.kind == "separable":
-            # Nothing stands between the two halves: the first one's scales go into the second.
-            weights, scale = round_rows(taps, 8)
-            rounded = rounded._replace(taps=weights.reshape(shape))
-            response = mixing @ taps.sum(axis=1)
-            mixing = mixing * scale
-
-        def round_all(coarser: np.ndarray | float) -> tuple[Pass, np.ndarray]:
-            weights, scale = round_rows(mixing, weight_bits, coarser)
-            return rounded._replace(weights=weights), scale
+    def round_all(coarser: np.ndarray | float) -> tuple[Pass, np.ndarray]:
+        if stage.kind == "depthwise":
+            weights, scale = round_rows(rows, 8, coarser)
+            return rounded._replace(taps=weights.reshape(-1, stage.window, stage.window)), scale
+        weights, scale = round_rows(rows, weight_bits, coarser)
+        return rounded._replace(weights=weights), scale
 
     # A channel whose bias is worth much more than its sums needs coarser weights, or the bias
     # would not fit its 16 bits.

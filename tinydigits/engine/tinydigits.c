@@ -10,6 +10,10 @@
  */
 #include "tinydigits.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h> /* for the faster form of one kernel on a PC */
+#endif
+
 #if defined(__AVR__)
 #error "tinydigits needs a 32-bit processor: on AVR, an int has 16 bits."
 #endif
@@ -321,37 +325,55 @@ size_t tinydigits_scratch(const void *model) { return lay_out(model, NULL); }
 /* All sums over channels, four at a time, to `sums`, which has room for whole fours. Each starts
  * as `start`; the weights are stored in the order in which they are read: two inputs for each of
  * four sums. */
+#if defined(__SSE2__)
+static void mix(uint32_t *sums, const uint32_t *sums_end, const int16_t *inputs, uint32_t count,
+                const uint8_t *weights, uint32_t start)
+{
+    do {
+        __m128i four = _mm_set1_epi32((int32_t)start);
+        for (uint32_t i = 0; i < count; i++, weights += 8) {
+            uint32_t first = (uint16_t)inputs[2 * i], second = (uint16_t)inputs[2 * i + 1];
+            __m128i pair = _mm_set1_epi32((int32_t)(first | second << 16));
+            __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)weights);
+            __m128i wide = _mm_unpacklo_epi8(bytes, _mm_setzero_si128());
+            four = _mm_add_epi32(four, _mm_madd_epi16(pair, wide));
+        }
+        _mm_storeu_si128((__m128i *)(void *)sums, four);
+        sums += 4;
+    } while (sums < sums_end);
+}
+#else
 static KERNEL void mix(uint32_t *sums, const uint32_t *sums_end, const int16_t *inputs,
                        uint32_t count, const uint8_t *weights, uint32_t start)
 {
     /* The offset from the end of the inputs, in bytes, counts the loop as well. */
-    const uint8_t *end = (const uint8_t *)(inputs + 2 * count);
+    const uint8_t *even = (const uint8_t *)(inputs + 2 * count), *odd = even + 2;
+    PIN(odd);
     do {
-        uint32_t a = start, b = start, c = start;
+        uint32_t a = start;
+        register uint32_t b HIGH(10) = start;
+        register uint32_t c HIGH(9) = start;
         register uint32_t d HIGH(8) = start;
         int32_t i = -(int32_t)(4 * count);
         do {
-            uint32_t x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(end + i);
-            PIN(x);
+            uint32_t x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(even + i);
             ADD(a, x, weights, 0);
             ADD(b, x, weights, 2);
             ADD(c, x, weights, 4);
             ADD(d, x, weights, 6);
-            i += 2;
-            PIN(i);
-            x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(end + i);
-            PIN(x);
+            x = (uint32_t)(int32_t) * (const int16_t *)(const void *)(odd + i);
             ADD(a, x, weights, 1);
             ADD(b, x, weights, 3);
             ADD(c, x, weights, 5);
             ADD(d, x, weights, 7);
             weights += 8;
+            i += 4;
             PIN(weights);
-            i += 2;
         } while (i);
         *sums++ = a, *sums++ = b, *sums++ = c, *sums++ = d;
     } while (sums < sums_end);
 }
+#endif
 
 /* `count` sums to activations of at most `largest`. `out` may be where the sums are. */
 static KERNEL void rescale(uint8_t *out, const uint32_t *sums, uint32_t count,
@@ -634,20 +656,21 @@ static int image_row(const void *model, struct buffers *buffers, const uint8_t *
 {
     const struct stage *stage = stages_of(model);
     const struct band *band = buffers->bands;
-    uint32_t pools = header_of(model)->pools, block = (1u << pools) - 1, ink = 0;
+    uint32_t block = (1u << header_of(model)->pools) - 1, ink = 0, bit = 1;
     uint32_t *row = (uint32_t *)((uint8_t *)buffers + band->rows +
                                  row_bytes(stage) * band->oldest);
-    uint8_t *pixels = (uint8_t *)(row + 1);
-    if (y >> pools >= stage->size)
-        return 0;
-    for (uint32_t x = 0; x < (uint32_t)stage->size << pools; x++) {
-        uint8_t *to = pixels + (x >> pools);
-        if (((x | y) & block) == 0 || image[x] > *to)
-            *to = image[x];
-        if (image[x])
-            ink |= 1u << (x >> pools);
+    uint8_t *pixel = (uint8_t *)(row + 1), *end = pixel + stage->size;
+    for (; pixel < end; pixel++, bit <<= 1) {
+        uint32_t value = y & block ? *pixel : 0, i = block;
+        do
+            if (*image++ > value)
+                value = image[-1];
+        while (i--);
+        *pixel = (uint8_t)value;
+        if (value)
+            ink |= bit;
     }
-    *row = (y & block) == 0 ? ink : *row | ink;
+    *row = ink;
     return (y & block) == block;
 }
 

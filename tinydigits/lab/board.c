@@ -41,7 +41,7 @@ enum { PAINT = 0xA5A5A5A5 };
 static void paint(void)
 {
     uint32_t here;
-    for (volatile uint32_t *word = data_end; (uint32_t *)word < &here - 16; word++)
+    for (volatile uint32_t *word = data_end; (uintptr_t)word < (uintptr_t)&here - 64; word++)
         *word = (uint32_t)PAINT;
 }
 
