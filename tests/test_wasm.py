@@ -42,12 +42,12 @@ def wasm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return target
 
 
-def in_node(script: str, folder: Path, wasm: Path = SHIPPED, **values: Any) -> Any:
+def in_node(script: str, folder: Path, engine: Path = SHIPPED, **values: Any) -> Any:
     """What `script` puts in `result`; `network` is that of model.tdq, `fails` tells an error."""
     need_tool("node")
     constants = [f"const {name} = {json.dumps(value)};" for name, value in values.items()]
     words = f"""
-    const network = await load("model.tdq", {json.dumps(str(wasm))});
+    const network = await load("model.tdq", {json.dumps(str(engine))});
     const fails = async (act) => {{
       try {{ await act(); }} catch (error) {{ return `${{error.name}}: ${{error.message}}`; }}
       return "nothing";
@@ -75,11 +75,26 @@ def test_digits_have_the_same_bits(
     assert (classes == expected.argmax(axis=1)).all()
 
 
-def test_random_networks_have_the_same_bits(wasm: Path, tmp_path: Path) -> None:
-    for seed in range(12):
-        network, images = parity.random_network(seed), parity.noise_images(4, seed)
-        logits, _ = parity.run_wasm(network.to_bytes(), images, tmp_path, wasm)
-        assert (logits == network.logits(images)).all(), (seed, network.layers)
+def test_random_networks_have_the_same_bits(wasm: Path, folder: Path) -> None:
+    networks = [parity.random_network(seed) for seed in range(20)]
+    images = parity.noise_images(6)
+    for seed, network in enumerate(networks):
+        network.save(folder / f"{seed}.tdq")
+    said = in_node(
+        """
+        result = [];
+        for (let seed = 0; seed < count; seed++) {
+          const network = await load(`${seed}.tdq`, wasm);
+          result.push(images.map((image) => [...network.predict(Uint8Array.from(image)).logits]));
+        }
+        """,
+        *(folder, wasm),
+        wasm=str(wasm),
+        count=len(networks),
+        images=images.reshape(len(images), -1).tolist(),
+    )
+    for network, logits in zip(networks, said, strict=True):
+        assert (np.array(logits) == network.logits(images)).all(), network.layers
 
 
 def test_prepare_has_the_same_bits(wasm: Path, folder: Path) -> None:
@@ -157,39 +172,40 @@ def test_damaged_models_are_refused(folder: Path, network: IntegerNetwork) -> No
         assert what in sentence
 
 
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        ("predict(new Uint8Array(783))", "TypeError: An image .* 784 bytes, not 783 bytes"),
-        ("predict(new Float32Array(784))", "TypeError: An image .* not object"),
-        ("predict(null)", "TypeError: An image"),
-        ("prepare(new Uint8Array(6), 2, 2)", "TypeError: A picture of 2 x 2 .* not 6 bytes"),
-        ("prepare([0, 0], 2, 1)", "TypeError: A picture"),
-        ("prepare(new Uint8Array(0), 0, 5)", "RangeError: The sides"),
-        ("prepare(new Uint8Array(4097), 4097, 1)", "RangeError: The sides .* 4096, not 4097 x 1"),
-        ("prepare(new Uint8Array(2), 0.5, 4)", "RangeError: The sides"),
-        ("prepare(new Uint8Array(4), 2, 2, 256)", "RangeError: The paper"),
-        ("prepare(new Uint8Array(4), 2, 2, 'white')", "RangeError: The paper"),
-        ("prepare(new Uint8Array(4), 2, 2, undefined)", "nothing"),
-    ],
-)
-def test_misuse(folder: Path, call: str, says: str) -> None:
-    assert re.match(says, in_node(f"result = await fails(() => network.{call});", folder))
+MISUSE = {
+    "predict(new Uint8Array(783))": "TypeError: An image .* 784 bytes, not 783 bytes",
+    "predict(new Float32Array(784))": "TypeError: An image .* not object",
+    "predict(null)": "TypeError: An image",
+    "prepare(new Uint8Array(6), 2, 2)": "TypeError: A picture of 2 x 2 .* not 6 bytes",
+    "prepare([0, 0], 2, 1)": "TypeError: A picture",
+    "prepare(new Uint8Array(0), 0, 5)": "RangeError: The sides",
+    "prepare(new Uint8Array(4097), 4097, 1)": "RangeError: The sides .* 4096, not 4097 x 1",
+    "prepare(new Uint8Array(2), 0.5, 4)": "RangeError: The sides",
+    "prepare(new Uint8Array(4), 2, 2, 256)": "RangeError: The paper",
+    "prepare(new Uint8Array(4), 2, 2, 'white')": "RangeError: The paper",
+    "prepare(new Uint8Array(4), 2, 2, undefined)": "nothing",
+}
 
 
-def test_the_module_is_small_and_needs_nothing(tmp_path: Path) -> None:
-    need_tool("node")
+def test_misuse(folder: Path) -> None:
+    calls = ", ".join(f"await fails(() => network.{call})" for call in MISUSE)
+    said = in_node(f"result = [{calls}];", folder)
+    for (call, says), sentence in zip(MISUSE.items(), said, strict=True):
+        assert re.match(says, sentence), call
+
+
+def test_the_module_is_small_and_needs_nothing(folder: Path) -> None:
     assert SHIPPED.stat().st_size < 16_000
-    script = """
-    const module = new WebAssembly.Module(readFileSync(wasm));
-    console.log(JSON.stringify({ needs: WebAssembly.Module.imports(module),
-                                 gives: WebAssembly.Module.exports(module).map((e) => e.name) }));
-    """
-    said = json.loads(
-        parity.run_node(f"const wasm = {json.dumps(str(SHIPPED))};{script}", tmp_path)
+    needs, gives = in_node(
+        """
+        const module = new WebAssembly.Module(readFileSync(wasm));
+        result = [WebAssembly.Module.imports(module), WebAssembly.Module.exports(module)];
+        """,
+        folder,
+        wasm=str(SHIPPED),
     )
-    assert said["needs"] == []
-    assert set(said["gives"]) == {*parity.FUNCTIONS, "memory", "__heap_base"}
+    assert needs == []
+    assert {item["name"] for item in gives} == {*parity.FUNCTIONS, "memory", "__heap_base"}
 
 
 def test_javascript_has_the_constants_of_the_header() -> None:
@@ -200,6 +216,7 @@ def test_javascript_has_the_constants_of_the_header() -> None:
         assert f"const {name} = {value};" in script
 
 
+@pytest.mark.slow
 def test_in_a_browser(folder: Path, network: IntegerNetwork, mnist: Mnist) -> None:
     """A page that a plain server serves, as `python -m http.server` does."""
     chromium = need_tool("chromium")
