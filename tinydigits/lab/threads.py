@@ -41,7 +41,7 @@ while os.getppid() == parent:
 """
 """What a busy process does, for as long as the process that started it is there.
 
-It is of a session of its own, as other people's programs are: Linux shares the cores out by session.
+It has a session of its own, as other people's programs have: Linux shares cores out by session.
 """
 
 WARM_UP = 3
