@@ -106,9 +106,9 @@ def test_a_quota_counts_like_missing_cores() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_separable_networks_get_one_thread_and_the_others_all(name: str) -> None:
-    separable = name.startswith("tiny")
-    assert choose_threads(preset(name)) == (1 if separable else CORES)
+def test_presets_with_little_to_compute_get_one_thread_and_the_others_all(name: str) -> None:
+    little = name in ("tiny4k", "tiny2k", "tiny1k", "sprint")
+    assert choose_threads(preset(name)) == (1 if little else CORES)
 
 
 def test_smaller_batches_need_fewer_threads() -> None:

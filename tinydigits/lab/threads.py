@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tinydigits.config import PRESETS, preset
 from tinydigits.files import Misuse
 from tinydigits.lab.benchmark import batches
-from tinydigits.machine import choose_threads, count_cores, describe_machine, full_macs
+from tinydigits.machine import choose_threads, count_cores, describe_machine, step_macs
 from tinydigits.training import Run, new_run, train_step
 
 WAITS = (300_000, 10_000, 3_000, 1_000)
@@ -84,7 +84,7 @@ def compare(rounds: int = 5, seconds: float = 2) -> dict[str, Any]:
     presets: dict[str, dict[str, Any]] = {
         name: {
             "threads": choose_threads(preset(name)),
-            "full_macs": full_macs(preset(name)),
+            "step_macs": step_macs(preset(name)),
             "seconds_per_step": {"1": [], str(cores): []},
         }
         for name in runs
@@ -176,14 +176,14 @@ def gain_table(timed: dict[str, Any]) -> str:
     presets = timed["presets"]
     _, cores = presets[WAITING]["seconds_per_step"]
     lines = [
-        f"| preset | full convolutions, million MACs a step | 1 thread | {cores} threads "
+        f"| preset | million MACs a step | 1 thread | {cores} threads "
         "| times as fast | threads taken |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for name, row in presets.items():
         one, all_cores = (statistics.median(turns) for turns in row["seconds_per_step"].values())
         lines.append(
-            f"| {name} | {row['full_macs'] / 1e6:.1f} | {1000 * one:.1f} | {1000 * all_cores:.1f} "
+            f"| {name} | {row['step_macs'] / 1e6:.1f} | {1000 * one:.1f} | {1000 * all_cores:.1f} "
             f"| {gain(row):.2f} | {row['threads']} |"
         )
     lines.append(
