@@ -152,21 +152,22 @@ def busy_processes(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 def waiting_table(timed: dict[str, Any]) -> str:
     """How long a training step takes by how the threads wait, from `compare`, as Markdown."""
     lines = [
-        "| threads | GOMP_SPINCOUNT | quiet: median | slowest start | busy: median "
-        "| slowest start |",
-        "|--:|--:|--:|--:|--:|--:|",
+        "| threads | GOMP_SPINCOUNT | quiet: median | slowest start | of the default's "
+        "| busy: median | slowest start | of the default's |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
+    default = next(row for row in timed["waiting"] if row["threads"] > 1)  # the first of WAITS
     for row in timed["waiting"]:
         spins = "any" if row["threads"] == 1 else f"{row['spins']:,}"
-        figures = (
-            f"{1000 * value:,.1f}"
-            for turns in (row["quiet"], row["busy"])
-            for value in (statistics.median(turns), max(turns))
-        )
-        lines.append(f"| {row['threads']} | {spins} | {' | '.join(figures)} |")
+        cells = [f"{row['threads']}", spins]
+        for part in ("quiet", "busy"):
+            median, usual = (statistics.median(turns[part]) for turns in (row, default))
+            cells += [f"{1000 * median:,.1f}", f"{1000 * max(row[part]):,.1f}"]
+            cells.append(f"{median / usual:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     lines.append(
         f"\nMilliseconds a training step of `{WAITING}`, in {timed['rounds']} processes for each "
-        f"figure. {measured_on(timed)}"
+        f"figure; the default is {default['spins']:,} rounds. {measured_on(timed)}"
     )
     return "\n".join(lines)
 
