@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from tinydigits import Mnist, load_mnist, runs, training
+from tinydigits import Mnist, datasets, load_mnist, runs
 from tinydigits.cli import main
 
 moment, end, *arguments = sys.argv[1:]
@@ -89,6 +89,6 @@ torch.Tensor.backward = backward  # pyright: ignore[reportAttributeAccessIssue]
 Path.open = open_temporary  # pyright: ignore[reportAttributeAccessIssue]
 os.fsync, os.replace = fsync, replace
 mnist = load_mnist()
-training.load_mnist = lambda root: Mnist(*(part[::10] for part in mnist))
+datasets.load_mnist = lambda root: Mnist(*(part[::10] for part in mnist))
 runs.write_report = lambda *_: Path()
 main(arguments)

@@ -127,7 +127,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome
 def few(mnist: Mnist, monkeypatch: pytest.MonkeyPatch) -> Mnist:
     """Runs see only the first 500 training digits and 200 test digits, and draw no report."""
     digits = Mnist(*(part[: 200 if len(part) == 10_000 else 500] for part in mnist))
-    for module in ("data", "training", "runs"):
+    for module in ("data", "datasets"):
         monkeypatch.setattr(f"tinydigits.{module}.load_mnist", lambda root: digits)
     monkeypatch.setattr("tinydigits.data.HELD_OUT", 100)
     monkeypatch.setattr("tinydigits.runs.write_report", lambda *_: None)

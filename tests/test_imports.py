@@ -12,12 +12,21 @@ PACKAGE = Path(__file__).parents[1] / "tinydigits"
 
 BASE = (
     *("files", "evaluation", "layers", "config", "data", "modelfile", "integer", "preparation"),
+    "datasets",
 )
 """What works without PyTorch. A module imports only those that stand before it."""
 
 TORCH = (
-    *("model", "batches", "muon", "machine", "figures", "report", "training", "runs", "quantise"),
-    *("export", "lab", "lab.certify", "lab.ablation", "lab.benchmark", "lab.threads"),
+    *("model", "batches", "muon", "machine", "figures", "report", "quantise", "training", "runs"),
+    *(
+        "export",
+        "lab",
+        "lab.certify",
+        "lab.ablation",
+        "lab.fashion",
+        "lab.benchmark",
+        "lab.threads",
+    ),
     *("lab.parity", "lab.integers", "lab.bill", "lab.tables"),
 )
 """What the extra `train` is for, in the same order."""

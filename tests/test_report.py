@@ -17,7 +17,7 @@ from conftest import need_tool
 from playwright.sync_api import Browser, sync_playwright
 from test_figures import NAMES, make_evaluation, make_history, make_images
 
-from tinydigits import cli, figures, report, runs
+from tinydigits import cli, datasets, figures, report, runs
 from tinydigits.config import Config, preset
 from tinydigits.data import Mnist
 from tinydigits.files import Failure, Misuse, write_json
@@ -101,7 +101,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Mnist:
     images = random.integers(0, 256, (140, 28, 28), np.uint8)
     labels = random.integers(0, 10, 140)
     digits = Mnist(images[:100], labels[:100], images[100:], labels[100:])
-    monkeypatch.setattr(runs, "load_mnist", lambda root: digits)
+    monkeypatch.setattr(datasets, "load_mnist", lambda root: digits)
     monkeypatch.setattr("tinydigits.data.HELD_OUT", 40)
     return digits
 

@@ -16,8 +16,19 @@ from tinydigits.model import normalise
 class Digits:
     """Labelled digits that live on one device and are indexed a whole batch at a time."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, device: torch.device | str):
-        """Put uint8 images (N, 28, 28) and int64 labels (N,) on `device`."""
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        device: torch.device | str,
+        mean: float = MEAN,
+        std: float = STD,
+    ):
+        """Put uint8 images (N, 28, 28) and int64 labels (N,) on `device`.
+
+        `mean` and `std` are of their pixels, scaled to 0..1.
+        """
+        self.mean, self.std = mean, std
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.from_numpy(labels).to(device)
 
@@ -26,14 +37,15 @@ class Digits:
 
     def __getitem__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images (B, 1, 28, 28) and labels (B,)."""
-        return normalise(self.images[indices]), self.labels[indices]
+        return normalise(self.images[indices], self.mean, self.std), self.labels[indices]
 
 
 def shuffled_batches(digits: Digits, batch_size: int, seed: int, epoch: int) -> DataLoader:
     """One epoch of batches, in an order that depends on `seed` and `epoch` alone.
 
     The bytes are already where they are needed and a batch is one indexing, so there is nothing
-    for worker processes or pinned memory to do. The last batch holds what is left over.
+    for worker processes or pinned memory to do. The last batch holds what is left over, but for a
+    single digit: BatchNorm needs two.
     """
     # Mixed by numpy, because torch's generators start alike from seeds that are close together.
     mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
@@ -41,7 +53,7 @@ def shuffled_batches(digits: Digits, batch_size: int, seed: int, epoch: int) -> 
     order = RandomSampler(digits, generator=generator)  # pyright: ignore[reportArgumentType]
     return DataLoader(
         digits,  # pyright: ignore[reportArgumentType]
-        sampler=BatchSampler(order, batch_size, drop_last=False),
+        sampler=BatchSampler(order, batch_size, drop_last=len(digits) % batch_size == 1),
         batch_size=None,
         generator=generator,
     )
@@ -52,7 +64,9 @@ def distorts(config: Config) -> bool:
     return bool(config.rotation or config.scale or config.shear or config.shift)
 
 
-def distort(images: torch.Tensor, config: Config) -> torch.Tensor:
+def distort(
+    images: torch.Tensor, config: Config, mean: float = MEAN, std: float = STD
+) -> torch.Tensor:
     """Rotate, stretch, shear and shift each image by amounts of its own.
 
     Each amount is uniform between plus and minus the value in `config`. One bilinear resampling
@@ -62,6 +76,8 @@ def distort(images: torch.Tensor, config: Config) -> torch.Tensor:
     Args:
         images: normalised, float32 (B, 1, 28, 28).
         config: rotation (degrees), scale and shear (shares), shift (pixels).
+        mean: with which they were normalised; with `std` it says what paper is.
+        std: the same.
 
     Returns:
         float32 (B, 1, 28, 28), new memory.
@@ -74,5 +90,5 @@ def distort(images: torch.Tensor, config: Config) -> torch.Tensor:
     cos, sin = angle.cos(), angle.sin()
     rows = (cos * (1 + wide), shear - sin * (1 + high), x, sin * (1 + wide), cos * (1 + high), y)
     grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), False)
-    paper = -MEAN / STD
+    paper = -mean / std
     return F.grid_sample(images - paper, grid, align_corners=False).add_(paper)

@@ -238,6 +238,34 @@ def ablation(
     print(table(ablate(seeds, jobs, backend, folder)))
 
 
+def fashion(
+    seeds: int = 3,
+    jobs: int = 0,
+    data: Path = Path("/usr/share/datasets/fashion-mnist"),
+    folder: Path = RESULTS,
+) -> None:
+    """Train tiny20k on Fashion-MNIST from several seeds; an interrupted study goes on.
+
+    The exit code is 1 where their mean does not pass 90 %.
+
+    Args:
+        seeds: How many seeds, from 0 up.
+        jobs: How many to train side by side, 0 for one per core.
+        data: The four IDX files, by default where Debian's dataset-fashion-mnist puts them.
+        folder: Where fashion.json goes.
+    """
+    from tinydigits.lab.fashion import GOAL, fashion
+
+    numbers = fashion(seeds, jobs, data, folder)["statistics"]
+    holds = numbers["mean"] > GOAL
+    print(
+        f"{'PASS' if holds else 'FAIL'} Fashion-MNIST over {GOAL:g} %: mean {numbers['mean']:.2f} % "
+        f"of {numbers['n']} seeds, minimum {numbers['minimum']:.2f} %"
+    )
+    if not holds:
+        sys.exit(1)
+
+
 def tables(results: Path = RESULTS, readme: Path = Path("README.md")) -> None:
     """Write the tables of the documents, and the figure, from the results.
 
@@ -359,7 +387,7 @@ def bill(
 
 
 COMMANDS = (evaluate, export, report, summary, presets, data, lab)
-LAB = (certify, ablation, integers, parity, bill, benchmark, threads, tables)
+LAB = (certify, ablation, fashion, integers, parity, bill, benchmark, threads, tables)
 
 
 def run_command(arguments: list[str]) -> None:

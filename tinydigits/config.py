@@ -7,12 +7,13 @@ import dataclasses
 import math
 import re
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tinydigits.files import Misuse
+from tinydigits.files import Failure, Misuse, read_json
 from tinydigits.layers import SIZE, plan
 
 ACCURACY_GOAL = 99.4
@@ -118,10 +119,27 @@ class Config:
     """Train on the first 50,000 digits and report on the last 10,000, not on the test set."""
 
     data: Path | None = None
-    """A folder that holds MNIST, and the only place to look then.
+    """A folder that holds MNIST or data of yours, and the only place to look then.
 
-    The four IDX files (.gz or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by default
-    MNIST is found or fetched.
+    MNIST: the four IDX files (.gz or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by
+    default it is found or fetched. Yours: a subfolder of pictures for each class, of which a fifth
+    is held out, unless they are in the folders train and test; or files of those same forms.
+    """
+
+    dataset: str = ""
+    """What to call data of yours; needed where they come in a form that MNIST has.
+
+    By default pictures are called after their folder.
+    """
+
+    as_is: bool = False
+    """Take pictures of 28x28, light ink on black, as they are; others are brought to that."""
+
+    init: str = ""
+    """A trained network to start from: a preset, a run folder or a .safetensors file.
+
+    It must have the same layers. All of its weights are kept or, where its classes are others, all
+    but those of the classes.
     """
 
     out: Path | None = None
@@ -155,12 +173,21 @@ class Config:
                 "name must be 1 to 100 letters, digits, dots, dashes or underscores, "
                 f"not {self.name!r}."
             )
-        for name in ("nesterov", "channels_last", "validation"):
+        for name in ("nesterov", "channels_last", "validation", "as_is"):
             if not isinstance(getattr(self, name), bool):
                 raise Misuse(f"{name} must be true or false, not {getattr(self, name)!r}.")
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), Path | None):
                 raise Misuse(f"{name} must be a Path, not {getattr(self, name)!r}.")
+        if self.dataset != "" and not is_title(self.dataset):
+            raise Misuse(
+                "dataset must be a name of 1 to 100 characters, none of them a control character, "
+                f"not {self.dataset!r}."
+            )
+        if not isinstance(self.init, str) or "\0" in self.init:
+            raise Misuse(f"init must be the name or the path of a network, not {self.init!r}.")
+        if self.data is None and (self.dataset or self.as_is):
+            raise Misuse("dataset and as_is are about data of yours: name their folder by data.")
         if self.nesterov and self.momentum == 0:
             raise Misuse("nesterov needs a momentum above 0: it looks ahead along it.")
         if self.muon_rate and not self.nesterov:
@@ -194,6 +221,34 @@ class Config:
             if isinstance(values.get(name), str):
                 values[name] = Path(values[name])
         return cls(**values)
+
+
+def is_title(value: Any) -> bool:
+    """Whether a value may name a class or a data set: 1 to 100 characters that can be printed.
+
+    Control characters could make a terminal do things; halves of characters are no text.
+    """
+    return (
+        isinstance(value, str)
+        and 1 <= len(value) <= 100
+        and all(unicodedata.category(character) not in ("Cc", "Cs") for character in value)
+    )
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of the run in `folder`.
+
+    Raises:
+        Misuse: `folder` is not a run folder.
+        Failure: its configuration is damaged.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise Misuse(f"{folder} holds no config.json, so there is no run in it.")
+    try:
+        return Config.from_json(read_json(path))
+    except Misuse as error:
+        raise Failure(f"{path} is damaged: {error}") from error
 
 
 def require_number(

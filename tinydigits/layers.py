@@ -15,6 +15,9 @@ SIZE = 28
 DIGITS = tuple("0123456789")
 """The classes that a network tells apart where nothing else is said."""
 
+MOST_CLASSES = 100
+"""The most classes that a network tells apart."""
+
 LARGEST, DEEPEST = 10_000_000, 100
 """Weights and layers that no network exceeds, so that a damaged file cannot ask for all memory."""
 

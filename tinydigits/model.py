@@ -206,9 +206,33 @@ def fill_in_repeated(block: nn.Module, state: dict[str, Any], prefix: str, *_: A
         state[f"{prefix}repeated.{name}"] = tensor
 
 
-def build_model(config: Config) -> Network:
-    """The network that `config` describes, with weights drawn from torch's generator."""
-    return Network(config.layers, config.dropout)
+def build_model(
+    config: Config, class_names: tuple[str, ...] = DIGITS, mean: float = MEAN, std: float = STD
+) -> Network:
+    """The network that `config` describes, with weights drawn from torch's generator.
+
+    What it tells apart and how it normalises raw pixels is the data set's affair, see `Network`.
+    """
+    return Network(config.layers, config.dropout, class_names, mean, std)
+
+
+def start_from(model: Network, name_or_path: str | Path) -> None:
+    """Give a network the weights of a trained one; not those of the classes where they differ.
+
+    Raises:
+        Misuse: there is no such network, or it has other layers.
+        Failure: its file is damaged.
+    """
+    trained = load_model(name_or_path)
+    if trained.layers != model.layers:
+        raise Misuse(
+            f"init: {name_or_path} has the layers {' '.join(trained.layers)}, and what is trained "
+            f"has {' '.join(model.layers)}: choose the preset or the layers of what you start from."
+        )
+    state = trained.state_dict()
+    if trained.class_names != model.class_names:
+        del state["classes.weight"]
+    model.load_state_dict(state, strict=False)
 
 
 def count_parameters(module: nn.Module) -> int:

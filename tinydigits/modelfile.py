@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tinydigits.config import PRESETS, preset
+from tinydigits.config import PRESETS, is_title, preset
 from tinydigits.data import MEAN, STD
 from tinydigits.files import Failure, Misuse, expand, reason
-from tinydigits.layers import DIGITS, Stage, plan
+from tinydigits.layers import DIGITS, MOST_CLASSES, Stage, plan
 
 SHIPPED = Path(__file__).parent / "weights"
 """The networks that come with the package, one file per preset."""
@@ -39,7 +39,7 @@ class Description:
     layers: tuple[str, ...]
     """As in `Config.layers`."""
     class_names: tuple[str, ...] = DIGITS
-    """What the scores stand for, 2 to 100 names of 1 to 100 characters."""
+    """What the scores stand for, 2 to 100 names of 1 to 100 characters (see `is_title`)."""
     mean: float = MEAN
     """What is taken from each pixel, scaled to 0..1, before it is divided by `std`."""
     std: float = STD
@@ -48,10 +48,12 @@ class Description:
 
     def __post_init__(self) -> None:
         names = self.class_names
-        if not 2 <= len(names) <= 100 or len(set(names)) < len(names):
-            raise Misuse(f"A network tells 2 to 100 classes apart, each once, not {len(names)}.")
-        if not all(isinstance(name, str) and 1 <= len(name) <= 100 for name in names):
-            raise Misuse("The name of a class has 1 to 100 characters.")
+        if not 2 <= len(names) <= MOST_CLASSES or len(set(names)) < len(names):
+            raise Misuse(
+                f"A network tells 2 to {MOST_CLASSES} classes apart, each once, not {len(names)}."
+            )
+        if not all(map(is_title, names)):
+            raise Misuse("The name of a class has 1 to 100 characters, no control characters.")
         if not all(isinstance(x, float) and math.isfinite(x) for x in (self.mean, self.std)):
             raise Misuse("The normalisation of a network is two finite numbers.")
         if self.std <= 0:

@@ -22,8 +22,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from tinydigits import training
-from tinydigits.config import ACCURACY_GOAL, EPOCH_GOAL, PARAMETER_GOAL, Config
-from tinydigits.data import held_out, load_mnist
+from tinydigits.config import ACCURACY_GOAL, EPOCH_GOAL, PARAMETER_GOAL, Config, read_config
+from tinydigits.datasets import check_fingerprint, load_dataset
 from tinydigits.evaluation import evaluate
 from tinydigits.files import (
     Failure,
@@ -39,6 +39,7 @@ from tinydigits.layers import total
 from tinydigits.machine import choose_threads, describe_machine, precision_name, use_threads
 from tinydigits.model import load_model, model_bytes
 from tinydigits.modelfile import summarise
+from tinydigits.quantise import CALIBRATION, quantize
 from tinydigits.report import check_summary, write_report
 from tinydigits.training import Run, first_epoch_over_goal, new_run, reported_part
 
@@ -78,6 +79,8 @@ def start(config: Config) -> Run:
         refuse_taken(expand(config.out))
     if config.data is not None:  # so that the run can be resumed from anywhere
         config = dataclasses.replace(config, data=expand(config.data).resolve())
+    if config.init and expand(config.init).exists():
+        config = dataclasses.replace(config, init=str(expand(config.init).resolve()))
     # So that a resumed run has as many, wherever that is: with others the last bits may differ.
     config = dataclasses.replace(config, threads=choose_threads(config))
     run = new_run(config)
@@ -154,29 +157,13 @@ def resume(folder: Path) -> Run:
     folder = expand(folder)
     config = read_config(folder)
     lock = claim(folder)
-    run = new_run(config)
+    checkpoint = folder / "checkpoint.pt"
+    run = new_run(config, fresh=not checkpoint.exists())
     run.folder, run.lock = folder, lock
     sweep_temporaries(folder)
-    checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         load_checkpoint(run, checkpoint)
     return run
-
-
-def read_config(folder: Path) -> Config:
-    """The configuration of the run in `folder`.
-
-    Raises:
-        Misuse: `folder` is not a run folder.
-        Failure: its configuration is damaged.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        raise Misuse(f"{folder} holds no config.json, so there is no run in it.")
-    try:
-        return Config.from_json(read_json(path))
-    except Misuse as error:
-        raise Failure(f"{path} is damaged: {error}") from error
 
 
 def epochs(run: Run) -> Iterator[dict[str, Any]]:
@@ -207,6 +194,7 @@ def save_checkpoint(run: Run) -> None:
     """Write all that the next epoch depends on, so that a killed run can go on from here."""
     state = {
         "config": comparable(run.config),
+        "data": run.dataset.fingerprint,
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "history": run.history,
@@ -225,19 +213,26 @@ def save_checkpoint(run: Run) -> None:
 
 def comparable(config: Config) -> dict[str, Any]:
     """What of a configuration a checkpoint depends on: all but the places of files."""
-    return config.to_json() | {"data": None, "out": None}
+    return config.to_json() | {"data": None, "out": None, "init": ""}
 
 
 def load_checkpoint(run: Run, path: Path) -> None:
     """Bring `run` to the state that `save_checkpoint` wrote.
 
     Raises:
-        Failure: the file is damaged or belongs to another configuration.
+        Failure: the file is damaged or belongs to another configuration, or the data have changed.
     """
     try:
         # weights_only: a checkpoint from a stranger must not be able to run code.
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != comparable(run.config):
+        fingerprint = state.get("data")
+    # torch raises errors of a dozen types for a damaged file.
+    except Exception as error:
+        raise unusable(path, error) from error
+    check_fingerprint(run.dataset, fingerprint, folder_of(run), run.config)
+    try:
+        # Options that are newer than the checkpoint had their defaults when it was written.
+        if comparable(Config(run.config.layers)) | state["config"] != comparable(run.config):
             raise ValueError("it was made with other options")
         if any(f"{reported_part(run.config)}_loss" not in row for row in state["history"]):
             raise ValueError("its rows are about other digits")
@@ -251,12 +246,16 @@ def load_checkpoint(run: Run, path: Path) -> None:
             torch.cuda.set_rng_state(state["random_cuda"], run.device)
         elif run.device.type == "mps":
             torch.mps.set_rng_state(state["random_mps"])
-    # torch raises errors of a dozen types for a damaged file.
     except Exception as error:
-        raise Failure(
-            f"{path} is damaged or belongs to another run: remove it to start this run again "
-            f"from its first epoch ({reason(error)[:200]})."
-        ) from error
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, error: Exception) -> Failure:
+    """What to say of a checkpoint that cannot be taken up."""
+    return Failure(
+        f"{path} is damaged or belongs to another run: remove it to start this run again "
+        f"from its first epoch ({reason(error)[:200]})."
+    )
 
 
 def write_metrics(run: Run) -> None:
@@ -275,9 +274,14 @@ def finish(run: Run) -> None:
         run.evaluation = evaluate(run.network, run.images, run.labels)
         write_metrics(run)  # a kill between the checkpoint and the row has left it out
     write_atomically(folder / "model.safetensors", model_bytes(run.network, run.config.name))
+    if not run.dataset.is_mnist:  # MNIST is always at hand to make it from; this may not be
+        integers = quantize(run.network, run.dataset.train_images[:CALIBRATION])
+        write_atomically(folder / "model.tdq", integers.to_bytes())
     summary = summarise_run(run)
     write_json(folder / "summary.json", summary)
     write_report(folder, run.config, summary, run.history, run.evaluation, run.images)
+    if not run.dataset.is_mnist:
+        print(f"{summary['accuracy']:.2f} % of the {len(run.labels):,} {summary['evaluated_on']}")
     for goal in summary["goals"]:
         print(f"{'MET   ' if goal['met'] else 'MISSED'} {goal['goal']}: {goal['measured']}")
     if run.lock is not None:
@@ -286,12 +290,15 @@ def finish(run: Run) -> None:
 
 
 def summarise_run(run: Run) -> dict[str, Any]:
-    """The content of summary.json: goals, values, and all that is needed to repeat the run."""
+    """The content of summary.json: goals, values, and all that is needed to repeat the run.
+
+    The goals are about MNIST, so for other data there are none.
+    """
     accuracy = run.history[-1][f"{reported_part(run.config)}_accuracy"]
     loss = run.history[-1][f"{reported_part(run.config)}_loss"]
     first = first_epoch_over_goal(run)
-    parameters, macs = total(summarise(run.config))
-    digits = "held-out training digits" if run.config.validation else "test digits"
+    parameters, macs = total(summarise(run.network))
+    digits = run.dataset.describe("held-out training" if run.config.validation else "test")
     passed = f"first over {ACCURACY_GOAL} % in epoch {first}" if first else "never over it"
     goals = [
         {
@@ -313,11 +320,14 @@ def summarise_run(run: Run) -> dict[str, Any]:
     weights = model_bytes(run.network, run.config.name)
     return {
         "name": run.config.name,
-        "goals": goals,
+        "dataset": run.dataset.name,
+        "data_sha256": run.dataset.fingerprint,
+        "class_names": run.dataset.class_names,
+        "goals": goals if run.dataset.is_mnist else [],
         "evaluated_on": digits,
         "accuracy": accuracy,
         "loss": loss,
-        "first_epoch_over_goal": first,
+        "first_epoch_over_goal": first if run.dataset.is_mnist else None,
         "epochs": run.config.epochs,
         "parameters": parameters,
         "macs": macs,
@@ -376,10 +386,10 @@ def rewrite_report(folder: Path) -> Path:
         )
     history = read_metrics(folder / "metrics.csv", config)
     use_threads(config)  # as in the training, for the same last bits
-    mnist = load_mnist(config.data)
-    digits = held_out(mnist) if config.validation else mnist
-    evaluation = evaluate(model, digits.test_images, digits.test_labels)
-    return write_report(folder, config, summary, history, evaluation, digits.test_images)
+    dataset = load_dataset(config)
+    check_fingerprint(dataset, summary.get("data_sha256"), folder, config)
+    evaluation = evaluate(model, dataset.test_images, dataset.test_labels)
+    return write_report(folder, config, summary, history, evaluation, dataset.test_images)
 
 
 def read_metrics(path: Path, config: Config) -> list[dict[str, Any]]:

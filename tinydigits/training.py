@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from tinydigits.batches import Digits, distort, distorts, shuffled_batches
 from tinydigits.config import ACCURACY_GOAL, Config
-from tinydigits.data import held_out, load_mnist
+from tinydigits.datasets import Dataset, load_dataset
 from tinydigits.evaluation import Evaluation, evaluate
-from tinydigits.files import Failure, Misuse
+from tinydigits.files import Failure
 from tinydigits.machine import choose_device, choose_precision, use_threads
-from tinydigits.model import Network, build_model
+from tinydigits.model import Network, build_model, start_from
 from tinydigits.muon import Muon
 
 
@@ -39,10 +39,9 @@ class Run:
     config: Config
     device: torch.device
     threads: int
+    dataset: Dataset
+    """What is trained and reported on."""
     train_digits: Digits
-    images: np.ndarray
-    """The digits that are reported on, uint8 (10000, 28, 28): the test set or the held-out ones."""
-    labels: np.ndarray
     model: Network
     average: AveragedModel | None
     """The running average of the weights, where the configuration asks for one."""
@@ -57,37 +56,48 @@ class Run:
     """Keeps other processes from training in the folder, until the run is finished."""
 
     @property
+    def images(self) -> np.ndarray:
+        """The digits that are reported on, uint8 (N, 28, 28): the test set or the held-out ones."""
+        return self.dataset.test_images
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Their classes, int64 (N,)."""
+        return self.dataset.test_labels
+
+    @property
     def network(self) -> Network:
         """The network that is measured and kept: the averaged one if there is one."""
         return self.model if self.average is None else self.average.module  # pyright: ignore
 
 
-def new_run(config: Config) -> Run:
+def new_run(config: Config, fresh: bool = True) -> Run:
     """All that a run needs before its first epoch; nothing is written.
 
+    Args:
+        config: the run's.
+        fresh: whether the weights that it starts from are needed; those of a checkpoint come later.
+
     Raises:
-        Misuse: the device does not exist, or the size of the batches cannot be.
+        Misuse: the device does not exist, or the data or the network to start from do not fit.
         Failure: the data cannot be had.
     """
     device, threads = choose_device(config), use_threads(config)
-    mnist = load_mnist(config.data)
-    if config.validation:
-        mnist = held_out(mnist)
-    if len(mnist.train_labels) % config.batch_size == 1:
-        raise Misuse(
-            f"batch_size {config.batch_size} leaves a single digit for the last batch of an epoch, "
-            "and BatchNorm needs two: choose another."
-        )
+    dataset = load_dataset(config)
     torch.manual_seed(config.seed)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model = build_model(config).to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    model = build_model(config, dataset.class_names, dataset.mean, dataset.std)
+    if config.init and fresh:
+        start_from(model, config.init)
+    model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     return Run(
         config=config,
         device=device,
         threads=threads,
-        train_digits=Digits(mnist.train_images, mnist.train_labels, device),
-        images=mnist.test_images,
-        labels=mnist.test_labels,
+        dataset=dataset,
+        train_digits=Digits(
+            dataset.train_images, dataset.train_labels, device, dataset.mean, dataset.std
+        ),
         model=model,
         average=averaged(model, config.averaging) if config.averaging else None,
         optimizer=build_optimizer(model, config),
@@ -185,6 +195,7 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     config = run.config
     total_loss = torch.zeros((), device=run.device)
     total_right = torch.zeros((), device=run.device)
+    n = 0
     run.model.train()
     batches = shuffled_batches(run.train_digits, config.batch_size, config.seed, epoch)
     steps_before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
@@ -193,7 +204,7 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
         loss, log_probs = train_step(run, images, labels, progress=step / steps)
         total_loss += loss * len(labels)
         total_right += (log_probs.argmax(1) == labels).sum()
-    n = len(run.train_digits)
+        n += len(labels)
     return total_loss.item() / n, 100 * total_right.item() / n
 
 
@@ -210,11 +221,11 @@ def train_step(
 
     Returns:
         The mean loss of the batch, without label smoothing so that it compares with the test loss,
-        and its log-probabilities (B, 10); both from before the update.
+        and its log-probabilities (B, classes); both from before the update.
     """
     config = run.config
     if distorts(config) and progress <= 1 - config.plain_end:
-        images = distort(images, config)
+        images = distort(images, config, run.model.mean, run.model.std)
     for group in run.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * schedule(config, progress)
     precision = choose_precision(config, run.device)
