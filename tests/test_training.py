@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from tinydigits import (
     Config,
     Failure,
-    Misuse,
     Mnist,
     build_model,
     datasets,

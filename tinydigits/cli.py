@@ -74,35 +74,44 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
 def evaluate(
     model: Model,
     data: Path | None = None,
+    dataset: str = "",
+    as_is: bool = False,
     float_: Annotated[bool, arg(name="float")] = False,
 ) -> None:
-    """Measure a trained network on the 10,000 test digits.
+    """Measure a trained network on the test digits: of the data that its run was about, or others.
 
     In integers, as a device computes, where there is such a form of it, else in float32.
 
     Args:
         model: A preset, a run folder, a .tdq or a .safetensors file.
-        data: A folder that holds MNIST, and the only place to look then: the four IDX files (.gz
-            or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by default MNIST is found or
-            fetched.
+        data: A folder that holds MNIST (see: tinydigits train --help), which by default is found
+            or fetched; or data of yours. All pictures count, unless some are in a folder test.
+        dataset: What to call data of yours, needed where they come in a form that MNIST has.
+        as_is: Take pictures of 28x28, light ink on black, as they are.
         float_: Take the float32 network, which needs PyTorch.
     """
-    from tinydigits.data import load_mnist
+    from tinydigits.config import is_title
+    from tinydigits.datasets import load_for
     from tinydigits.evaluation import evaluate
-    from tinydigits.modelfile import find_model
+    from tinydigits.modelfile import find_model, read_description
 
     path = find_model(model, *(() if float_ else (".tdq",)), ".safetensors")
     if path.suffix == ".tdq":
         from tinydigits.integer import load
 
         network, arithmetic = load(path), "integers"
+        description = network.description
     else:
         from tinydigits.model import load_model
 
         network, arithmetic = load_model(path), "float32"
-    mnist = load_mnist(data)
-    print(f"{path} in {arithmetic}, on the {len(mnist.test_labels):,} test digits", flush=True)
-    result = evaluate(network, mnist.test_images, mnist.test_labels)
+        description = read_description(path)
+    if dataset and not is_title(dataset):
+        raise Misuse(f"--dataset {dataset!r} is no name of 1 to 100 printable characters.")
+    tested = load_for(path, description, data, dataset, as_is)
+    count = f"{len(tested.test_labels):,} {tested.describe('test')}"
+    print(f"{path} in {arithmetic}, on the {count}", flush=True)
+    result = evaluate(network, tested.test_images, tested.test_labels)
     precision, recall = result.precision_and_recall()
     print(f"accuracy {result.accuracy:.2f} %   loss {result.loss:.4f}   ", end="")
     print(f"calibration error {100 * result.expected_calibration_error():.2f} %")
@@ -150,16 +159,18 @@ def summary(model: Model = DEFAULT_PRESET) -> None:
     Args:
         model: A preset, a run folder, or a .safetensors file.
     """
-    from tinydigits.layers import total
-    from tinydigits.modelfile import summarise
+    from tinydigits.layers import DIGITS, total
+    from tinydigits.modelfile import class_names_of, summarise
 
-    stages = summarise(model)
+    stages, names = summarise(model), class_names_of(model)
     print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}")
     for stage in stages:
         size = " x ".join(map(str, stage.shape))
         print(f"{stage.name:24}{size:>16}{stage.parameters:12,}{stage.macs:12,}")
     parameters, macs = total(stages)
     print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}")
+    if names != DIGITS:
+        print(f"tells apart: {', '.join(names)}")
 
 
 def presets() -> None:
@@ -259,8 +270,8 @@ def fashion(
     numbers = fashion(seeds, jobs, data, folder)["statistics"]
     holds = numbers["mean"] > GOAL
     print(
-        f"{'PASS' if holds else 'FAIL'} Fashion-MNIST over {GOAL:g} %: mean {numbers['mean']:.2f} % "
-        f"of {numbers['n']} seeds, minimum {numbers['minimum']:.2f} %"
+        f"{'PASS' if holds else 'FAIL'} Fashion-MNIST over {GOAL:g} %: mean {numbers['mean']:.2f} "
+        f"% of {numbers['n']} seeds, minimum {numbers['minimum']:.2f} %"
     )
     if not holds:
         sys.exit(1)
@@ -400,7 +411,7 @@ def run_command(arguments: list[str]) -> None:
     if arguments[:1] != ["lab"]:
         # The preset decides the defaults that the options show, so it is read before them.
         named = arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-")
-        defaults = preset(arguments[1] if named else DEFAULT_PRESET)
+        defaults = preset(arguments[1] if named else preset_to_start_from(arguments))
         commands = [trainer(defaults, arguments), *COMMANDS]
         prog, description, words = "tinydigits", DESCRIPTION, arguments
     tyro.extras.subcommand_cli_from_dict(
@@ -409,6 +420,13 @@ def run_command(arguments: list[str]) -> None:
         description=description,
         args=words,
     )
+
+
+def preset_to_start_from(arguments: list[str]) -> str:
+    """The preset where none is named: that of --init, whose layers are needed, or the default."""
+    words = " ".join(arguments).replace("--init=", "--init ").split()
+    after = words[words.index("--init") + 1 :] if "--init" in words else []
+    return after[0] if after and after[0] in PRESETS else DEFAULT_PRESET
 
 
 def main(arguments: list[str] | None = None) -> None:

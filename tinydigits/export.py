@@ -104,18 +104,21 @@ def name_of(model: str | Path) -> str:
 def integer_network(model: str | Path) -> IntegerNetwork:
     """The integer form of a network, made here where there is only the float one.
 
-    The ranges of the activations are then those of the MNIST training digits.
+    The ranges of the activations are then those of the MNIST training digits. A run on other data
+    has made it already.
 
-    Raises: as `tinydigits.load` and `tinydigits.load_model`.
+    Raises: as `tinydigits.load` and `tinydigits.load_model`, and Misuse for a float network that
+        was trained on something else.
     """
     path = find_model(model, ".tdq", ".safetensors")
     if path.suffix == ".tdq":
         return load(path)
-    from tinydigits.data import load_mnist
+    from tinydigits.datasets import load_for
     from tinydigits.model import load_model
     from tinydigits.quantise import CALIBRATION, quantize
 
-    return quantize(load_model(path), load_mnist().train_images[:CALIBRATION])
+    dataset = load_for(path, read_description(path))
+    return quantize(load_model(path), dataset.train_images[:CALIBRATION])
 
 
 def identifier(name: str) -> str:
@@ -170,26 +173,28 @@ def write_wasm(model: str | Path, folder: Path) -> None:
 
 
 def write_onnx(model: str | Path, folder: Path) -> None:
-    """The float network as an ONNX graph, checked and compared on all test digits.
+    """The float network as an ONNX graph, checked and compared on all test digits of its run.
 
     Raises:
+        Misuse: nobody knows what it was trained on.
         Failure: ONNX Runtime does not answer as PyTorch does.
     """
     import onnx
     import onnxruntime
 
-    from tinydigits.data import load_mnist
+    from tinydigits.datasets import load_for
     from tinydigits.evaluation import evaluate
     from tinydigits.model import load_model
 
-    network, name = load_model(model), name_of(model)
-    mnist = load_mnist()
-    expected = evaluate(network, mnist.test_images, mnist.test_labels)
+    network, name, path = load_model(model), name_of(model), find_model(model)
+    tested = load_for(path, read_description(path))
+    expected = evaluate(network, tested.test_images, tested.test_labels)
+    digits = tested.describe("MNIST test" if tested.is_mnist else "test")
     graph = onnx_graph(network)
     notes = {
         "name": name,
         "class_names": json.dumps(network.class_names),
-        "accuracy": f"{expected.accuracy:.2f} % of the 10,000 MNIST test digits",
+        "accuracy": f"{expected.accuracy:.2f} % of the {len(tested.test_labels):,} {digits}",
         "licence": "Apache-2.0",
         "input": "uint8, ink 255 on paper 0; the normalisation is in the graph",
     }
@@ -197,7 +202,7 @@ def write_onnx(model: str | Path, folder: Path) -> None:
     onnx.checker.check_model(graph, full_check=True)
     content = graph.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (log_probs,) = session.run(None, {"images": mnist.test_images})
+    (log_probs,) = session.run(None, {"images": tested.test_images})
     distance = np.abs(np.asarray(log_probs) - expected.log_probs).max()
     same = (np.asarray(log_probs).argmax(1) == expected.guesses).all()
     if distance > 1e-4 or not same:

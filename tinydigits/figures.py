@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -56,7 +57,12 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, png(figure))
 
 
-def curves(history: Sequence[dict[str, Any]], reported: str = "test digits") -> Figure:
+def curves(
+    history: Sequence[dict[str, Any]],
+    reported: str = "test digits",
+    things: str = "digits",
+    goal: float | None = ACCURACY_GOAL,
+) -> Figure:
     """Loss and accuracy after each epoch, on the training digits and on those reported on.
 
     Both axes are logarithmic, the accuracy's in the share of errors: from 98 to 99 % is as far as
@@ -66,6 +72,8 @@ def curves(history: Sequence[dict[str, Any]], reported: str = "test digits") -> 
         history: one or more rows as `training.epochs` yields them.
         reported: what to call the digits that a row's test_loss and test_accuracy, or
             validation_loss and validation_accuracy, are about.
+        things: what the data set holds.
+        goal: the accuracy to pass, in percent, if there is one.
     """
     part_reported = "validation" if "validation_loss" in history[0] else "test"
     figure = Picture(6, 5.6)
@@ -76,17 +84,18 @@ def curves(history: Sequence[dict[str, Any]], reported: str = "test digits") -> 
         part: np.maximum([100 - row[f"{part}_accuracy"] for row in history], 0.002)
         for part in ("train", part_reported)
     }
-    lines = (("train", "o--", ORANGE, "training digits"), (part_reported, "s-", BLUE, reported))
+    lines = (("train", "o--", ORANGE, f"training {things}"), (part_reported, "s-", BLUE, reported))
     for part, line, color, label in lines:
-        style: dict[str, Any] = {"color": color, "markersize": 4, "label": label}
+        style: dict[str, Any] = {"color": color, "markersize": 4, "label": shown(label, 60)}
         loss.plot(epoch, [row[f"{part}_loss"] for row in history], line, **style)
         accuracy.plot(epoch, errors[part], line, **style)
 
-    goal = 100 - ACCURACY_GOAL
-    low, high = (f(goal, *itertools.chain(*errors.values())) for f in (min, max))
-    accuracy.axhline(goal, color=INK, linewidth=1, linestyle=":")
-    accuracy.text(0.01, goal, f"goal: {ACCURACY_GOAL} %", size=8, va="bottom", color=INK,
-                  transform=accuracy.get_yaxis_transform())  # fmt: skip
+    goals = [] if goal is None else [100 - goal]
+    low, high = (f(*goals, *itertools.chain(*errors.values())) for f in (min, max))
+    for line in goals:
+        accuracy.axhline(line, color=INK, linewidth=1, linestyle=":")
+        accuracy.text(0.01, line, f"goal: {goal} %", size=8, va="bottom", color=INK,
+                      transform=accuracy.get_yaxis_transform())  # fmt: skip
     accuracy.set(yscale="log", ylim=(high * 1.2, low / 1.4), ylabel="accuracy (%)", xlabel="epoch")
     marks = (0, 50, 80, 90, 95, 97, 98, 98.5, 99, 99.4, 99.6, 99.8, 99.9, 99.95, 99.99)
     accuracy.yaxis.set_major_locator(FixedLocator([100 - mark for mark in marks]))
@@ -104,27 +113,30 @@ def curves(history: Sequence[dict[str, Any]], reported: str = "test digits") -> 
         clean(axes)
     loss.legend(frameon=False, fontsize=9, labelcolor=INK)
     last = history[-1][f"{part_reported}_accuracy"]
-    title(figure, f"Epoch {epoch[-1]}: {last:.2f} % of the {reported} recognised")
+    title(figure, f"Epoch {epoch[-1]}: {last:.2f} % of the {shown(reported, 60)} recognised")
     return figure
 
 
-def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) -> Figure:
+def misclassified(
+    evaluation: Evaluation, images: np.ndarray, limit: int = 100, things: str = "digits"
+) -> Figure:
     """The digits that were misread, the worst first: the truth, the guess and its probability.
 
     Args:
         evaluation: what a network said about N digits.
         images: those digits, uint8 (N, 28, 28).
         limit: the most digits to show; the title says how many there are.
+        things: what to call them.
     """
-    errors, names = evaluation.errors(), evaluation.class_names
-    shown = errors[:limit]
+    errors, names = evaluation.errors(), [shown(name, 8) for name in evaluation.class_names]
+    worst = errors[:limit]
     # Of the grid and of its cells, in pixels of a digit.
     columns, width, height = 10, SIZE + 6, SIZE + 18
-    rows = -(-len(shown) // columns)
+    rows = -(-len(worst) // columns)
     figure = Picture(7.4, 0.6 + rows * 7.2 / columns * height / width)
     axes = figure.subplots()
     axes.axis("off")
-    for i, index in enumerate(shown):
+    for i, index in enumerate(worst):
         left, top = i % columns * width + 3, i // columns * height + 2
         axes.imshow(
             images[index],
@@ -135,9 +147,9 @@ def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) 
         )
         truth, guess = (names[i[index]] for i in (evaluation.labels, evaluation.guesses))
         caption: dict[str, Any] = {"ha": "center", "va": "top"}
-        axes.text(
-            left + SIZE / 2, top + SIZE + 1, f"{truth} → {guess}", size=9, color=INK, **caption
-        )
+        words = f"{truth} → {guess}"
+        size = 9 if len(words) < 12 else 6
+        axes.text(left + SIZE / 2, top + SIZE + 1, words, size=size, color=INK, **caption)
         axes.text(
             left + SIZE / 2,
             top + SIZE + 8,
@@ -148,29 +160,38 @@ def misclassified(evaluation: Evaluation, images: np.ndarray, limit: int = 100) 
         )
     axes.set(xlim=(0, columns * width), ylim=(max(rows, 0.2) * height, 0))  # imshow moved them
     if len(errors) == 0:
-        title(figure, f"None of {len(evaluation.labels):,} digits is misread")
+        title(figure, f"None of {len(evaluation.labels):,} {things} is misread")
     else:
-        count = f"worst {len(shown)} of {len(errors)}" if len(shown) < len(errors) else len(errors)
-        title(figure, f"Misread digits ({count}): truth → guess, and how sure the network was")
+        count = f"worst {len(worst)} of {len(errors)}" if len(worst) < len(errors) else len(errors)
+        title(figure, f"Misread {things} ({count}): truth → guess, and how sure the network was")
     return figure
 
 
-def confusion(evaluation: Evaluation) -> Figure:
-    """How often each digit was taken for which; only the errors are coloured, by their number."""
+def confusion(evaluation: Evaluation, things: str = "digits") -> Figure:
+    """How often each class was taken for which; only the errors are coloured, by their number.
+
+    Args:
+        evaluation: what a network said.
+        things: what to call what it read.
+    """
     counts = evaluation.confusion()
-    names = evaluation.class_names
+    names = [shown(name, 12) for name in evaluation.class_names]
+    # Ten classes leave room for letters of 9 points; more of them need a larger and finer table.
+    larger = max(1.0, len(names) / 18)
+    size = 9 * min(1.0, max(0.35, 12 * larger / len(names)))
     right = np.eye(len(names), dtype=bool)
     most = max(1, counts[~right].max())
-    figure = Picture(6, 6.9)
+    figure = Picture(6 * larger, 6.9 * larger)
     axes = figure.subplots()
     axes.imshow(np.where(right, np.nan, counts), cmap="Blues", vmin=0, vmax=most)
     axes.imshow(np.where(right, 0.15, np.nan), cmap="Greys", vmin=0, vmax=1)
     for (truth, guess), count in np.ndenumerate(counts):
         dark = truth != guess and count > 0.6 * most
         if count or truth == guess:
-            axes.text(guess, truth, count, size=9, ha="center", va="center",
+            axes.text(guess, truth, count, size=size, ha="center", va="center",
                       color="white" if dark else INK)  # fmt: skip
-    axes.set_xticks(range(len(names)), names)
+    long = max(map(len, names)) > 2
+    axes.set_xticks(range(len(names)), names, rotation=90 if long else 0)
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(np.arange(len(names) - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)
@@ -179,10 +200,11 @@ def confusion(evaluation: Evaluation) -> Figure:
     axes.grid(False)
     axes.grid(which="minor", color="white")
     axes.spines[:].set_visible(False)
-    axes.tick_params(which="both", length=0)
+    axes.tick_params(which="both", length=0, labelsize=size)
     wrong = int(counts[~right].sum())
-    title(figure, f"{wrong} of {len(evaluation.labels):,} digits are misread")
-    words = "\n".join(describe_confusions(evaluation)) or "No digit is taken for another."
+    title(figure, f"{wrong} of {len(evaluation.labels):,} {things} are misread")
+    words = "\n".join(shown(line, 90) for line in describe_confusions(evaluation))
+    words = words or f"No {things.removesuffix('s')} is taken for another."
     figure.supxlabel(words, x=0.5, size=9, color=INK, linespacing=1.4)
     return figure
 
@@ -196,11 +218,15 @@ def describe_confusions(evaluation: Evaluation, n: int = 5) -> list[str]:
     ]
 
 
-def reliability(evaluation: Evaluation) -> Figure:
+def reliability(evaluation: Evaluation, things: str = "digits") -> Figure:
     """Whether the network is right as often as it claims, and how many digits that rests on.
 
     The bars are 95 % intervals (Wilson 1927): a bin of few digits says little, an empty one
     nothing. The lower panel is logarithmic, since nearly all digits are in the last bin.
+
+    Args:
+        evaluation: what a network said.
+        things: what to call what it read.
     """
     digits, confidence, accuracy = evaluation.calibration()
     bins = len(digits)
@@ -225,8 +251,8 @@ def reliability(evaluation: Evaluation) -> Figure:
     upper.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
 
     lower.bar(centres, digits, width=0.9 / bins, color=BLUE)
-    lower.set(yscale="log", ylim=(0.5, digits.max() * 4), ylabel="digits")
-    lower.set_xlabel("probability of the guess (grey above: no digits there)" if not there.all()
+    lower.set(yscale="log", ylim=(0.5, digits.max() * 4), ylabel=things)
+    lower.set_xlabel(f"probability of the guess (grey above: no {things} there)" if not there.all()
                      else "probability of the guess")  # fmt: skip
     for centre, count in zip(centres, digits, strict=True):
         lower.text(centre, max(count, 0.5) * 1.15, f"{count:,}", size=8, ha="center", color=INK)
@@ -238,8 +264,8 @@ def reliability(evaluation: Evaluation) -> Figure:
     sure = evaluation.confidence > 0.99
     wrong = sure & (evaluation.guesses != evaluation.labels)
     figure.supxlabel(
-        f"The network gave its guess more than 99 % for {sure.sum():,} of {len(sure):,} digits, "
-        f"and {wrong.sum():,} of those were wrong.", x=0.5, size=8, color=INK,
+        f"The network gave its guess more than 99 % for {sure.sum():,} of {len(sure):,} "
+        f"{things}, and {wrong.sum():,} of those were wrong.", x=0.5, size=8, color=INK,
     )  # fmt: skip
     error = 100 * evaluation.expected_calibration_error()
     title(figure, f"Expected calibration error: {error:.2f} %")
@@ -257,6 +283,19 @@ def wilson(n: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def percent(probability: float) -> str:
     """A probability for people; what is not quite certain is not rounded to 100 %."""
     return "over 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
+
+
+def shown(text: str, most: int) -> str:
+    """A name, which may be any text, as matplotlib can draw it: at most so many characters.
+
+    What the font lacks is drawn as its escape, and a dollar begins no formula.
+    """
+    font = get_font(findfont("DejaVu Sans"))
+    drawn = "".join(
+        c if font.get_char_index(ord(c)) else ascii(c)[1:-1]
+        for c in (text if len(text) <= most else text[: most - 1] + "…")
+    )
+    return drawn.replace("$", r"\$")
 
 
 def title(figure: Figure, text: str) -> None:

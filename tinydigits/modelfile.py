@@ -80,6 +80,16 @@ def summarise(model: Any) -> tuple[Stage, ...]:
     return plan(model.layers, len(getattr(model, "class_names", DIGITS)))
 
 
+def class_names_of(model: str | Path) -> tuple[str, ...]:
+    """The classes that a preset tells apart where nothing else is said, or a model file does.
+
+    Raises: as `find_model` and `read_description`.
+    """
+    if str(model) in PRESETS and not expand(model).exists():
+        return DIGITS
+    return read_description(find_model(model)).class_names
+
+
 def find_model(name_or_path: str | Path, *suffixes: str) -> Path:
     """The file of a trained network.
 

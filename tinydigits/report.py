@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tinydigits import figures
-from tinydigits.config import PRESETS, Config, preset
+from tinydigits.config import ACCURACY_GOAL, PRESETS, Config, preset
 from tinydigits.evaluation import Evaluation
 from tinydigits.files import Failure, write_atomically
 
@@ -96,11 +96,13 @@ def write_report(
         Failure: the folder cannot be written, or the summary lacks a value.
     """
     check_summary(summary, folder)
+    dataset = summary.get("dataset", "MNIST")
+    things, goal = ("digits", ACCURACY_GOAL) if dataset == "MNIST" else ("pictures", None)
     drawn = {
-        "curves": figures.curves(history, summary["evaluated_on"]),
-        "misclassified": figures.misclassified(evaluation, images, GALLERY),
-        "confusion": figures.confusion(evaluation),
-        "reliability": figures.reliability(evaluation),
+        "curves": figures.curves(history, summary["evaluated_on"], things, goal),
+        "misclassified": figures.misclassified(evaluation, images, GALLERY, things),
+        "confusion": figures.confusion(evaluation, things),
+        "reliability": figures.reliability(evaluation, things),
     }
     for name, figure in drawn.items():
         figures.save(figure, folder / f"{name}.png")
@@ -117,12 +119,15 @@ def write_report(
     present = evaluation.confusion().sum(axis=1)
     page = environment.get_template("report.html").render(
         summary=summary,
+        dataset=dataset,
+        things=things,
+        thing=things.removesuffix("s"),
         config=config.to_json(),
         command=[shlex.quote(word) for word in train_command(config)],
         history=history,
         evaluation=evaluation,
         chance_loss=math.log(len(names)),
-        digits=list(zip(names, present, precision, recall, strict=True)),
+        classes=list(zip(names, present, precision, recall, strict=True)),
         confusions=figures.describe_confusions(evaluation),
         misread=[
             {
