@@ -69,6 +69,9 @@ FORMS = (
 )
 """The files in which a folder may hold MNIST, for the inside of a sentence."""
 
+OTHERS = "Other data in these forms must be given a name, by --dataset."
+"""What to do where they are meant."""
+
 LIMIT = 2**29
 """More bytes than MNIST takes in any form; a file that claims more is not read."""
 
@@ -150,7 +153,9 @@ def from_folder(root: Path) -> Found:
     """`find_files` in a folder that the user has named, and nowhere else."""
     try:
         if not root.is_dir():
-            raise Misuse(f"The data folder {root} is not a folder: name one that holds MNIST.")
+            raise Misuse(
+                f"The data folder {root} is not a folder: name one that holds MNIST. {OTHERS}"
+            )
         found, refused = search(copies(root, root / "MNIST" / "raw", root / "raw"))
     except OSError as error:
         raise Failure(f"Cannot read {error.filename}: {reason(error)}.") from error
@@ -161,7 +166,8 @@ def from_folder(root: Path) -> Found:
         problems.append(f"The data folder {root} lacks {', '.join(lacking)}")
     if problems:
         raise (Failure if refused else Misuse)(
-            f"{'; '.join(problems)}. Put there {FORMS}, or name no folder to have it fetched."
+            f"{'; '.join(problems)}. Put there {FORMS}, or name no folder to have it fetched. "
+            f"{OTHERS}"
         )
     return found
 

@@ -298,11 +298,16 @@ def check_sizes(train: dict[str, int], test: dict[str, int], root: Path) -> None
         Misuse: a class has too few.
     """
     for name in train | test:
-        for part, images, least in (("train", train, LEAST - LEAST // 5), ("test", test, 1)):
-            if (n := images.get(name, 0)) < least:
+        to_train, to_test = train.get(name, 0), test.get(name, 0)
+        for n, least, what in (
+            (to_train + to_test, LEAST, "in all"),
+            (to_train, LEAST - LEAST // 5, "to train on"),
+            (to_test, 1, "to test on"),
+        ):
+            if n < least:
                 raise Misuse(
-                    f"The class {name} in {root} has {n} pictures to {part} on: it needs at least "
-                    f"{least}, and {LEAST} in all."
+                    f"The class {name} in {root} has {n} picture{'s' * (n != 1)} {what}: at least "
+                    f"{least} {'is' if least == 1 else 'are'} needed."
                 )
 
 

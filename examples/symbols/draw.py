@@ -6,6 +6,7 @@ No two pictures are alike: slant, proportions, pen, ink, paper and size differ, 
 """
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 
@@ -71,9 +72,7 @@ def picture(strokes: list[Line], random: np.random.Generator) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for stroke in strokes:
         corners = np.array(stroke) + random.normal(0, 0.02, (len(stroke), 2))
-        dots = np.concatenate(
-            [np.linspace(a, b, 12) for a, b in zip(corners, corners[1:], strict=False)]
-        )
+        dots = np.concatenate([np.linspace(a, b, 12) for a, b in itertools.pairwise(corners)])
         dots += np.cumsum(random.normal(0, 0.004, dots.shape), axis=0)  # the hand shakes
         x, y = (dots - 0.5).T
         x, y = (x + slant * y) * wide, y * high
@@ -88,7 +87,7 @@ def picture(strokes: list[Line], random: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
 
-def draw(folder: Path, each: int, seed: int, symbols: int = len(SYMBOLS)) -> None:
+def draw(folder: Path, each: int, seed: int, symbols: int) -> None:
     """Write `each` pictures of the first `symbols` symbols; the same seed draws the same ones."""
     random = np.random.default_rng(seed)
     for name, strokes in list(SYMBOLS.items())[:symbols]:
@@ -101,6 +100,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Draw twelve symbols by an unsteady hand.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--each", type=int, default=30, help="pictures of each symbol")
+    parser.add_argument("--symbols", type=int, default=len(SYMBOLS), help="how many of the twelve")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    draw(options.folder, options.each, options.seed)
+    draw(options.folder, options.each, options.seed, options.symbols)

@@ -1,0 +1,595 @@
+"""Data of one's own: the forms they come in, what is refused, and all that is made of them."""
+
+import dataclasses
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinydigits import (
+    Config,
+    Failure,
+    Misuse,
+    Mnist,
+    datasets,
+    epochs,
+    evaluate,
+    load,
+    load_model,
+    prepare,
+    resume,
+    runs,
+    start,
+    train,
+)
+from tinydigits.data import MEAN, STD, to_idx
+from tinydigits.datasets import Dataset, load_dataset
+from tinydigits.layers import DIGITS
+from tinydigits.modelfile import Description, read_description
+
+ROOT = Path(__file__).parents[1]
+SMALL = Config(
+    layers=("pool", "conv3:6", "conv1:6"),
+    name="small",
+    epochs=3,
+    batch_size=16,
+    learning_rate=0.1,
+    nesterov=True,
+    rotation=5.0,
+    averaging=0.9,
+    precision="float32",
+    threads=1,
+)
+NAMES = ("bar", "<b>ö & $x$", "字")
+"""Class names with what C, JSON, HTML and matplotlib could trip over."""
+
+
+def drawn(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A dark bar on light paper, uint8 (60, 50), somewhere, and a bit longer or not."""
+    random = np.random.default_rng(seed)
+    picture = np.full((60, 50), 230, np.uint8)
+    y, x = random.integers(2, 58 - height), random.integers(2, 48 - width)
+    picture[y : y + height, x : x + width] = random.integers(0, 90)
+    picture[y, x] = random.integers(90, 200)  # so that no two are alike
+    return picture
+
+
+def fill(folder: Path, names: tuple[str, ...] = NAMES, each: int = 10, seed: int = 0) -> Path:
+    """A folder of classes: bars that stand, lie, or are squares."""
+    for place, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            sides = ((40, 6), (6, 40), (20, 20))[place % 3]
+            picture = drawn(*sides, seed=seed + 1000 * place + i)
+            Image.fromarray(picture).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fill(tmp_path / "bars")
+
+
+def loaded(data: Path, **changes: Any) -> Dataset:
+    return load_dataset(dataclasses.replace(SMALL, data=data, **changes))
+
+
+def images_of(dataset: Dataset) -> set[bytes]:
+    return {image.tobytes() for image in dataset.test_images}
+
+
+# ------------------------------------------------------------------------- folders of pictures
+
+
+def test_a_folder_of_classes_becomes_a_data_set(folder: Path):
+    own = loaded(folder)
+    assert own.name == "bars"
+    assert own.class_names == tuple(sorted(NAMES))
+    assert own.train_images.shape == (24, 28, 28)
+    assert own.test_images.shape == (6, 28, 28)
+    assert own.train_images.dtype == np.uint8
+    assert own.train_labels.dtype == own.test_labels.dtype == np.int64
+    assert np.bincount(own.train_labels).tolist() == [8, 8, 8]
+    assert np.bincount(own.test_labels).tolist() == [2, 2, 2]
+    assert own.mean == pytest.approx(own.train_images.mean() / 255)
+    assert own.std == pytest.approx(own.train_images.std() / 255)
+    seen = np.concatenate([own.train_images, own.test_images])
+    for place, name in enumerate(own.class_names):
+        its = {image.tobytes() for image in seen[np.r_[own.train_labels, own.test_labels] == place]}
+        files = (np.asarray(Image.open(path)) for path in (folder / name).iterdir())
+        assert its == {prepare(picture).tobytes() for picture in files}
+
+
+def test_what_is_held_out_depends_on_the_pictures_alone(folder: Path):
+    before = images_of(loaded(folder))
+    for i, path in enumerate(sorted((folder / "bar").iterdir())):
+        path.rename(path.with_name(f"{97 - 7 * i}-renamed.png"))
+    assert images_of(loaded(folder, seed=5)) == before
+
+
+def test_a_validation_run_leaves_the_test_pictures_alone(folder: Path):
+    whole, tuning = loaded(folder), loaded(folder, validation=True)
+    assert images_of(tuning).isdisjoint(images_of(whole))
+    assert np.bincount(tuning.test_labels).tolist() == [1, 1, 1]
+    assert np.bincount(tuning.train_labels).tolist() == [7, 7, 7]
+    assert tuning.fingerprint == whole.fingerprint  # the same data, cut otherwise
+
+
+def test_train_and_test_folders_are_kept_apart(tmp_path: Path):
+    fill(tmp_path / "Train", each=12)
+    fill(tmp_path / "test", NAMES[:2] + NAMES[2:], each=3, seed=50)
+    own = loaded(tmp_path)
+    assert (len(own.train_labels), len(own.test_labels)) == (36, 9)
+
+
+def test_what_systems_leave_behind_is_no_picture(folder: Path):
+    before = loaded(folder)
+    for place in (folder, folder / "bar"):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png"):
+            (place / name).write_bytes(b"junk")
+        (place / "__MACOSX").mkdir()
+    assert loaded(folder).fingerprint == before.fingerprint
+
+
+def test_numbers_are_in_their_order(tmp_path: Path):
+    assert loaded(fill(tmp_path / "n", ("10", "9", "2"))).class_names == ("2", "9", "10")
+
+
+def test_pictures_of_28_can_be_taken_as_they_are(tmp_path: Path):
+    random = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = random.integers(0, 256, (28, 28), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "raw" / name / f"{i}.png")
+    own = loaded(tmp_path / "raw", as_is=True)
+    assert np.asarray(Image.open(tmp_path / "raw" / "a" / "0.png")).tobytes() in {
+        image.tobytes() for image in np.concatenate([own.train_images, own.test_images])
+    }
+    Image.fromarray(drawn(20, 20)).save(tmp_path / "raw" / "b" / "0.png")
+    with pytest.raises(Failure, match=r"b/0.png is of 50x60 pixels, not 28x28: leave out --as-is"):
+        loaded(tmp_path / "raw", as_is=True)
+
+
+KINDS: dict[str, Callable[[np.ndarray], Image.Image]] = {
+    "grey.png": Image.fromarray,
+    "colour.jpg": lambda grey: Image.fromarray(np.stack([grey] * 3, axis=2)),
+    "cmyk.tif": lambda grey: Image.fromarray(np.stack([grey] * 3, axis=2)).convert("CMYK"),
+    "palette.gif": lambda grey: Image.fromarray(grey).convert("P"),
+    "1bit.png": lambda grey: Image.fromarray(grey > 127),
+    "16bit.png": lambda grey: Image.fromarray(grey.astype(np.uint16) * 180 + 3000),
+    "float.tif": lambda grey: Image.fromarray(grey.astype(np.float32) / 255),
+    "alpha.png": lambda grey: Image.merge("LA", [Image.new("L", (50, 60), 10), inverse(grey)]),
+    "light.webp": lambda grey: Image.merge(
+        "RGBA", [*[Image.new("L", (50, 60), 250)] * 3, inverse(grey)]
+    ),
+}
+
+
+def inverse(grey: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.where(grey > 127, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_picture_is_read(tmp_path: Path, name: str):
+    grey = drawn(40, 6)
+    options = {"lossless": True} if name.endswith("webp") else {"quality": 95}
+    KINDS[name](grey).save(tmp_path / name, **(options if name[-1] in "gp" else {}))
+    image = prepare(datasets.grey_of(tmp_path / name)).astype(int)
+    print(abs(image - prepare(grey)).mean())
+    assert abs(image - prepare(grey)).mean() < 10  # JPEG's ringing is seen as ink
+
+
+# ------------------------------------------------------------------------------- sentences
+
+
+def bomb(path: Path) -> None:
+    """A PNG that says it is of 30000 x 30000 pixels."""
+    Image.new("1", (8, 8)).save(path)
+    raw = bytearray(path.read_bytes())
+    raw[16:24] = (30_000).to_bytes(4, "big") * 2
+    import zlib
+
+    raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
+    path.write_bytes(raw)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], type[Failure], str]] = {
+    "no folder": (shutil.rmtree, Misuse, "bars is not a folder"),
+    "empty": (
+        lambda f: [shutil.rmtree(path) for path in f.iterdir()],
+        Misuse,
+        "The data folder .*bars is empty: put there a subfolder of pictures for each class",
+    ),
+    "one class": (
+        lambda f: [shutil.rmtree(f / name) for name in NAMES[1:]],
+        Misuse,
+        r"bars holds only the class bar: a network tells 2 to 100 apart\.",
+    ),
+    "too few": (
+        lambda f: (f / "bar" / "0.png").unlink(),
+        Misuse,
+        "The class bar in .*bars has 9 pictures in all: at least 10 are needed",
+    ),
+    "empty class": (
+        lambda f: [path.unlink() for path in (f / "字").iterdir()],
+        Misuse,
+        "The class folder .*bars/字 is empty",
+    ),
+    "loose picture": (
+        lambda f: shutil.copy(f / "bar" / "0.png", f / "loose.png"),
+        Misuse,
+        "bars holds loose.png beside the folders of its classes",
+    ),
+    "nested": (
+        lambda f: shutil.copytree(f / "bar", f / "字" / "more"),
+        Misuse,
+        "The class folder .*bars/字 holds the folder more: ",
+    ),
+    "no picture": (
+        lambda f: (f / "bar" / "notes.txt").write_text("hello"),
+        Failure,
+        "bars/bar/notes.txt is no picture: save it as PNG or JPEG, or move it away",
+    ),
+    "cut short": (lambda f: cut_short(f / "bar" / "0.png"), Failure, "bars/bar/0.png"),
+    "bomb": (lambda f: bomb(f / "bar" / "0.png"), Failure, "bars/bar/0.png has .* pixels"),
+    "control character": (
+        lambda f: (f / "bar").rename(f / "b\x1b[31m"),
+        Misuse,
+        r"The class 'b\\x1b\[31m' in .*bars cannot be called that",
+    ),
+    "long name": (
+        lambda f: (f / "bar").rename(f / ("n" * 101)),
+        Misuse,
+        "a name has 1 to 100 characters",
+    ),
+    "same name": (
+        lambda f: [
+            fill(f, ("\N{LATIN SMALL LETTER A WITH DIAERESIS}", "a\N{COMBINING DIAERESIS}"))
+        ],
+        Misuse,
+        "bars holds two folders called ä",
+    ),
+    "train alone": (
+        lambda f: [f.rename(f.with_name("x")), f.mkdir(), f.with_name("x").rename(f / "train")],
+        Misuse,
+        "bars holds train alone: add the other one",
+    ),
+    "more than train and test": (
+        lambda f: [fill(f / "train"), fill(f / "test")],
+        Misuse,
+        "bars holds .* beside test and train: move it away",
+    ),
+    "a class that is not tested": (
+        lambda f: [
+            *(shutil.rmtree(f / name) for name in NAMES),
+            *(fill(f / "train"), fill(f / "test", NAMES[:2])),
+        ],
+        Misuse,
+        "The class 字 in .*bars has 0 pictures to test on: at least 1 is needed",
+    ),
+    "all alike": (
+        lambda f: [Image.new("L", (9, 9)).save(path) for path in f.rglob("*.png")],
+        Failure,
+        "All pictures in .*bars are blank",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_folder_that_cannot_be_is_told_in_one_sentence(folder: Path, what: str):
+    spoil, kind, says = BROKEN[what]
+    spoil(folder)
+    with pytest.raises(kind, match=says) as refusal:
+        loaded(folder)
+    assert type(refusal.value) is kind
+    assert "\n" not in str(refusal.value)
+
+
+def test_more_than_100_classes_are_too_many(tmp_path: Path):
+    with pytest.raises(Misuse, match="holds 101 classes: a network tells 2 to 100 apart"):
+        loaded(fill(tmp_path, tuple(map(str, range(101))), each=1))
+
+
+def test_mnist_is_a_name_that_only_mnist_has(tmp_path: Path):
+    with pytest.raises(Misuse, match=r"cannot be called 'mnist': give them a name .* by --dataset"):
+        loaded(fill(tmp_path / "mnist"))
+    assert loaded(tmp_path / "mnist", dataset="PNGs of digits").name == "PNGs of digits"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"dataset": "a\nb"}, "dataset must be a name of 1 to 100 characters"),
+        ({"dataset": "a"}, "dataset and as_is are about data of yours: name their folder"),
+        ({"as_is": True}, "dataset and as_is are about data of yours: name their folder"),
+        ({"as_is": 1}, "as_is must be true or false"),
+        ({"init": "\0"}, "init must be the name or the path of a network"),
+    ],
+)
+def test_impossible_options_are_refused(fields: dict[str, Any], says: str):
+    with pytest.raises(Misuse, match=says):
+        dataclasses.replace(SMALL, **fields)
+
+
+# ------------------------------------------------------------------------- in MNIST's forms
+
+
+def arrays(first: int = 3) -> Mnist:
+    """Noise with the labels `first` and the two after it, 20 to train and 5 to test with."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (75, 28, 28), np.uint8)
+    labels = np.arange(75) % 3 + first
+    return Mnist(images[:60], labels[:60], images[60:], labels[60:])
+
+
+def as_idx(folder: Path) -> None:
+    for name, part in zip(datasets.SHA256, arrays(), strict=True):
+        (folder / f"{name}.gz").write_bytes(gzip.compress(to_idx(part), 1))
+
+
+def as_npz(folder: Path, name: str = "mine.npz") -> None:
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    np.savez_compressed(folder / name, **dict(zip(keys, arrays(), strict=True)))
+
+
+def as_csv(folder: Path) -> None:
+    parts = arrays()
+    for name, images, labels in (("train.csv", *parts[:2]), ("test.csv", *parts[2:])):
+        table = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1)
+        np.savetxt(folder / name, table, "%d", ",")
+
+
+@pytest.mark.parametrize("write", [as_idx, as_npz, as_csv])
+def test_mnists_forms_hold_other_data_where_they_are_named(tmp_path: Path, write: Any):
+    write(tmp_path)
+    own = loaded(tmp_path, dataset="Noise")
+    assert own.name == "Noise"
+    assert own.class_names == ("3", "4", "5")
+    assert [*map(len, own[:4])] == [60, 60, 15, 15]
+    np.testing.assert_array_equal(own.test_labels, arrays().test_labels - 3)
+    np.testing.assert_array_equal(own.train_images, arrays().train_images)
+
+
+def test_an_npz_can_be_named_itself(tmp_path: Path):
+    as_npz(tmp_path)
+    assert loaded(tmp_path / "mine.npz", dataset="Noise").name == "Noise"
+
+
+@pytest.mark.parametrize("write", [as_idx, as_csv, lambda folder: as_npz(folder, "mnist.npz")])
+def test_without_a_name_they_pass_for_damaged_mnist(tmp_path: Path, write: Any):
+    write(tmp_path)
+    with pytest.raises(Failure, match=r"damaged or holds another data set .* by --dataset"):
+        loaded(tmp_path)
+
+
+def test_an_npz_of_another_name_needs_one_too(tmp_path: Path):
+    as_npz(tmp_path)
+    for place in (tmp_path, tmp_path / "mine.npz"):
+        with pytest.raises(Misuse, match="--dataset"):
+            loaded(place)
+
+
+def test_objects_in_an_npz_are_not_unpickled(tmp_path: Path):
+    class Trap:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "sprung",)
+
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "a.npz", **dict.fromkeys(keys, np.array([Trap()], object)))
+    with pytest.raises(Failure, match="no array of whole numbers"):
+        loaded(tmp_path, dataset="Trap")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_other_sizes_and_missing_parts_are_told(tmp_path: Path):
+    as_idx(tmp_path)
+    name = next(iter(datasets.SHA256))
+    (tmp_path / f"{name}.gz").write_bytes(to_idx(np.zeros((60, 32, 32), np.uint8)))
+    with pytest.raises(Failure, match=r"are \(60, 32, 32\), not \(N, 28, 28\)"):
+        loaded(tmp_path, dataset="Large")
+    (tmp_path / f"{name}.gz").unlink()
+    with pytest.raises(Misuse, match=f"lacks {name}"):
+        loaded(tmp_path, dataset="Large")
+
+
+# --------------------------------------------------------------------------- from data to model
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinydigits.runs.write_report", lambda *_: None)
+
+
+@pytest.fixture
+def trained(folder: Path, tmp_path: Path, undrawn: None) -> Path:
+    train(dataclasses.replace(SMALL, data=folder, out=tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def test_a_model_knows_its_classes_and_its_normalisation(folder: Path, trained: Path):
+    own = loaded(folder)
+    description = read_description(trained / "model.safetensors")
+    assert description.class_names == own.class_names
+    assert (description.mean, description.std) == (own.mean, own.std)
+    network, integers = load_model(trained), load(trained)
+    assert integers.class_names == own.class_names
+    result = evaluate(network, own.test_images, own.test_labels)
+    summary = json.loads((trained / "summary.json").read_text())
+    assert result.accuracy == summary["accuracy"]
+    assert summary["goals"] == []
+    assert summary["dataset"] == "bars"
+    assert summary["class_names"] == [*own.class_names]
+    assert summary["evaluated_on"] == "test pictures of bars"
+    assert summary["parameters"] == sum(p.numel() for p in network.parameters())
+
+
+def test_what_is_learnt_is_normalised_with_its_own_mean(folder: Path):
+    own = loaded(folder)
+    run = start(dataclasses.replace(SMALL, data=folder, out=folder.parent / "run"))
+    images, _ = run.train_digits[list(range(24))]
+    expected = (own.train_images / 255 - own.mean) / own.std
+    np.testing.assert_allclose(images[:, 0].numpy(), expected, atol=1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(folder: Path, trained: Path):
+    stopped = trained.with_name("stopped")
+    next(epochs(start(dataclasses.replace(SMALL, data=folder, out=stopped))))
+    runs.complete(resume(stopped))
+    for name in ("model.safetensors", "model.tdq"):
+        assert (stopped / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_data(folder: Path, trained: Path, command: Any):
+    (folder / "bar" / "0.png").unlink()
+    shutil.copy(folder / "bar" / "1.png", folder / "bar" / "0.png")
+    says = f"The data in {folder} are not those that {trained} was trained on: bring them back"
+    for words in (("train", "--resume"), ("evaluate",), ("report",)):
+        outcome = command(*words, trained)
+        assert outcome.exit_code == 1
+        assert says in outcome.sentence
+
+
+def test_a_run_starts_from_a_network_but_for_other_classes(folder: Path, trained: Path):
+    config = dataclasses.replace(SMALL, data=folder, init=str(trained), seed=3)
+    same = start(dataclasses.replace(config, out=folder.parent / "same"))
+    before = load_model(trained).state_dict()
+    torch.testing.assert_close(dict(same.model.state_dict()), dict(before), atol=0, rtol=0)
+    shutil.copytree(folder / "bar", folder / "another")
+    other = start(dataclasses.replace(config, out=folder.parent / "other")).model.state_dict()
+    assert other["classes.weight"].shape == (4, 6, 1, 1)
+    for name in before.keys() - {"classes.weight"}:
+        torch.testing.assert_close(other[name], before[name], atol=0, rtol=0)
+
+
+def test_a_run_goes_on_without_what_it_started_from(folder: Path, trained: Path):
+    config = dataclasses.replace(SMALL, data=folder, init=str(trained))
+    whole = train(dataclasses.replace(config, out=folder.parent / "whole"))
+    stopped = folder.parent / "stopped"
+    next(epochs(start(dataclasses.replace(config, out=stopped))))
+    trained.rename(folder.parent / "gone")
+    assert whole.folder is not None
+    runs.complete(resume(stopped))
+    expected = (whole.folder / "model.safetensors").read_bytes()
+    assert (stopped / "model.safetensors").read_bytes() == expected
+
+
+def test_a_network_of_other_layers_is_no_start(folder: Path):
+    with pytest.raises(Misuse, match=r"init: tiny1k has the layers conv3:8 .*choose the preset"):
+        start(dataclasses.replace(SMALL, data=folder, init="tiny1k", out=folder.parent / "run"))
+
+
+def test_the_layers_of_init_are_the_default(folder: Path, command: Any, monkeypatch: Any):
+    seen = []
+    monkeypatch.setattr("tinydigits.runs.start", lambda config: seen.append(config) or 1 / 0)
+    for words in (("--init", "tiny1k"), ("--init=tiny1k",), ("tiny2k", "--init", "tiny1k")):
+        with pytest.raises(ZeroDivisionError):
+            command("train", *words, "--data", folder)
+    assert [config.name for config in seen] == ["tiny1k", "tiny1k", "tiny2k"]
+
+
+def test_evaluate_measures_on_the_data_of_the_run(folder: Path, trained: Path, command: Any):
+    outcome = command("evaluate", trained)
+    assert outcome.exit_code == 0, outcome.err
+    assert "model.tdq in integers, on the 6 test pictures of bars" in outcome.out
+    assert all(f"{name} " in outcome.out for name in NAMES)
+    said = command("evaluate", trained, "--float").out
+    summary = json.loads((trained / "summary.json").read_text())
+    assert f"accuracy {summary['accuracy']:.2f} %" in said
+
+
+def test_evaluate_measures_on_all_of_another_folder(trained: Path, tmp_path: Path, command: Any):
+    new = fill(tmp_path / "new", NAMES[:2], each=3, seed=9)
+    outcome = command("evaluate", trained, "--data", new)
+    assert "on the 6 test pictures of new" in outcome.out
+    (new / "bar").rename(new / "pub")
+    assert (
+        "new has the class pub, and this network only knows"
+        in command("evaluate", trained, "--data", new).sentence
+    )
+
+
+def test_networks_are_not_measured_on_what_they_were_not_trained_on(
+    folder: Path, trained: Path, tmp_path: Path, command: Any
+):
+    assert "bars has the class" in command("evaluate", "tiny2k", "--data", folder).sentence
+    for name in ("model.safetensors", "model.tdq"):
+        alone = shutil.copy(trained / name, tmp_path / name)
+        assert "was not trained on MNIST: name" in command("evaluate", alone).sentence
+    said = command("export", tmp_path / "model.safetensors", "--to", "c", "--out", tmp_path / "c")
+    assert "was not trained on MNIST: name" in said.sentence
+    assert "name it by --data" in command("evaluate", trained, "--dataset", "x").sentence
+
+
+def test_summary_names_the_classes(trained: Path, command: Any):
+    assert f"tells apart: {', '.join(sorted(NAMES))}" in command("summary", trained).out
+    assert "tells apart" not in command("summary", "tiny2k").out
+
+
+def test_train_says_what_it_reached_and_no_verdict(folder: Path, tmp_path: Path, command: Any):
+    words = ("--layers", "pool", "pool", "conv3:4", "--epochs", "1", "--threads", "1")
+    (tmp_path / "other").mkdir()
+    data = folder.rename(tmp_path / "other" / "bars <i>")
+    outcome = command("train", *words, "--data", data, "--out", tmp_path / "run")
+    assert outcome.exit_code == 0, outcome.err
+    assert "% of the 6 test pictures of bars <i>" in outcome.out
+    assert "MET" not in outcome.out
+    assert "MISSED" not in outcome.out
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "on bars &lt;i&gt; and measured on" in page
+    assert "&lt;b&gt;ö &amp; $x$" in page
+    assert "<b>ö" not in page
+    assert "MNIST" not in page
+    assert "digit" not in page.replace("tinydigits", "")
+    outcome = command("report", tmp_path / "run")
+    assert outcome.exit_code == 0, outcome.err
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_no_terminal_is_told_what_to_do_by_a_model():
+    for name in ("\x1b[2J", "a\nb", "\ud800"):
+        with pytest.raises(Misuse, match="no control characters"):
+            Description(("conv3:2",), ("a", name))
+
+
+def test_mnist_is_what_it_was(mnist: Mnist):
+    own = load_dataset(SMALL)
+    assert own[4:] == ("MNIST", DIGITS, MEAN, STD, None)
+    np.testing.assert_array_equal(own.test_labels, mnist.test_labels)
+
+
+# ----------------------------------------------------------------------------- what is required
+
+
+def run_here(cwd: Path, *words: object, code: str = "") -> str:
+    """Run the command line, or a program, as a process; what it prints."""
+    command = [sys.executable, *(("-m", "tinydigits") if not code else (code,)), *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_ten_shapes_thirty_times_are_learnt_from_a_shipped_network(tmp_path: Path):
+    draw = ROOT / "examples" / "symbols" / "draw.py"
+    run_here(tmp_path, "shapes", "--symbols", 10, code=str(draw))
+    run_here(tmp_path, "new", "--symbols", 10, "--each", 50, "--seed", 2, code=str(draw))
+    run_here(tmp_path, "train", "--data", "shapes", "--init", "tiny20k", "--out", "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert len(summary["class_names"]) == 10
+    assert summary["accuracy"] > 90
+    accuracy = run_here(tmp_path, "evaluate", "run", "--data", "new").split("accuracy ")[1].split()
+    assert float(accuracy[0]) > 90
