@@ -350,7 +350,7 @@ def test_evaluate_refuses_a_network_of_fewer_classes(few: Mnist, command: Comman
     save_model(tmp_path / "model.safetensors", Network(("conv3:2",), class_names=("a", "b", "c")))
     outcome = command("evaluate", tmp_path)
     assert outcome.exit_code == 2
-    assert "labels must be from 0 to 2, the classes of this network" in outcome.sentence
+    assert "was not trained on MNIST: name the folder of its run" in outcome.sentence
 
 
 def test_report_is_written_again(finished: tuple[Outcome, Path], command: Command):

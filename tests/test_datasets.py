@@ -3,9 +3,11 @@
 import dataclasses
 import gzip
 import json
+import os
+import re
 import shutil
-import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import need_tool, run
 from PIL import Image
 
 from tinydigits import (
@@ -26,6 +29,7 @@ from tinydigits import (
     load,
     load_model,
     prepare,
+    preset,
     resume,
     runs,
     start,
@@ -33,6 +37,7 @@ from tinydigits import (
 )
 from tinydigits.data import MEAN, STD, to_idx
 from tinydigits.datasets import Dataset, load_dataset
+from tinydigits.lab.certify import read_study
 from tinydigits.layers import DIGITS
 from tinydigits.modelfile import Description, read_description
 
@@ -182,10 +187,9 @@ def inverse(grey: np.ndarray) -> Image.Image:
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_picture_is_read(tmp_path: Path, name: str):
     grey = drawn(40, 6)
-    options = {"lossless": True} if name.endswith("webp") else {"quality": 95}
-    KINDS[name](grey).save(tmp_path / name, **(options if name[-1] in "gp" else {}))
+    options: dict[str, dict[str, Any]] = {"light.webp": {"lossless": True}}
+    KINDS[name](grey).save(tmp_path / name, **options.get(name, {}))
     image = prepare(datasets.grey_of(tmp_path / name)).astype(int)
-    print(abs(image - prepare(grey)).mean())
     assert abs(image - prepare(grey)).mean() < 10  # JPEG's ringing is seen as ink
 
 
@@ -197,8 +201,6 @@ def bomb(path: Path) -> None:
     Image.new("1", (8, 8)).save(path)
     raw = bytearray(path.read_bytes())
     raw[16:24] = (30_000).to_bytes(4, "big") * 2
-    import zlib
-
     raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
     path.write_bytes(raw)
 
@@ -574,22 +576,113 @@ def test_mnist_is_what_it_was(mnist: Mnist):
 # ----------------------------------------------------------------------------- what is required
 
 
-def run_here(cwd: Path, *words: object, code: str = "") -> str:
-    """Run the command line, or a program, as a process; what it prints."""
-    command = [sys.executable, *(("-m", "tinydigits") if not code else (code,)), *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def typed(cwd: Path, line: str) -> str:
+    """What a line in a shell prints, in a folder where the examples are."""
+    if not (cwd / "examples").exists():
+        (cwd / "examples").symlink_to(ROOT / "examples")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    outcome = run("bash", "-c", line, cwd=cwd, env=os.environ | {"PATH": path}, timeout=600)
+    assert outcome.exit_code == 0, outcome.err
+    return outcome.out
+
+
+def accuracy_in(said: str) -> float:
+    """What `tinydigits evaluate` measured."""
+    match = re.search(r"^accuracy ([\d.]+) %", said, re.MULTILINE)
+    assert match, said
+    return float(match[1])
 
 
 @pytest.mark.slow
 def test_ten_shapes_thirty_times_are_learnt_from_a_shipped_network(tmp_path: Path):
-    draw = ROOT / "examples" / "symbols" / "draw.py"
-    run_here(tmp_path, "shapes", "--symbols", 10, code=str(draw))
-    run_here(tmp_path, "new", "--symbols", 10, "--each", 50, "--seed", 2, code=str(draw))
-    run_here(tmp_path, "train", "--data", "shapes", "--init", "tiny20k", "--out", "run")
+    draw = "python examples/symbols/draw.py --symbols 10"
+    typed(tmp_path, f"{draw} shapes && {draw} new --each 50 --seed 2")
+    typed(tmp_path, "tinydigits train --data shapes --init tiny20k --out run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert len(summary["class_names"]) == 10
     assert summary["accuracy"] > 90
-    accuracy = run_here(tmp_path, "evaluate", "run", "--data", "new").split("accuracy ")[1].split()
-    assert float(accuracy[0]) > 90
+    assert accuracy_in(typed(tmp_path, "tinydigits evaluate run --data new")) > 90
+
+
+@pytest.mark.slow
+def test_the_whole_way_is_as_the_page_tells_it(tmp_path: Path):
+    for tool in ("gcc", "make"):
+        need_tool(tool)
+    page = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    said = {line: typed(tmp_path, line) for line in lines}
+    assert len([*(tmp_path / "symbols").rglob("*.png")]) == 12 * 30
+    assert "on the 240 test pictures of new" in said["tinydigits evaluate runs/symbols --data new"]
+    assert accuracy_in(said["tinydigits evaluate runs/symbols --data new"]) > 95
+    *_, program = said.values()
+    assert program == "heart\n"
+    (predicted,) = (said[line] for line in said if line.startswith("tinydigits predict"))
+    assert predicted.startswith("heart")
+    right = 0
+    for picture in (tmp_path / "new").glob("*/001.png"):  # of every class
+        Image.open(picture).save(tmp_path / "one.pgm")
+        right += typed(tmp_path, "reader/digit one.pgm") == f"{picture.parent.name}\n"
+    assert right >= 11
+
+
+@pytest.mark.slow
+def test_the_program_in_c_and_the_page_say_any_name(folder: Path, trained: Path, tmp_path: Path):
+    for tool in ("gcc", "make"):
+        need_tool(tool)
+    typed(tmp_path, "tinydigits export run --to c --out c && make -s -C c")
+    typed(tmp_path, "tinydigits export run --to wasm --out page")
+    integers = load(trained)
+    for picture in folder.glob("*/0.png"):
+        Image.open(picture).save(tmp_path / "one.pgm")
+        guess = integers.logits(prepare(np.asarray(Image.open(picture)))[None]).argmax()
+        assert typed(tmp_path, "c/digit one.pgm") == f"{integers.class_names[guess]}\n"
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "Draw one of these: &lt;b&gt;ö &amp; $x$, bar, 字;" in page
+
+
+@pytest.mark.slow
+def test_onnx_is_compared_on_the_data_of_the_run(trained: Path, tmp_path: Path):
+    onnx = pytest.importorskip("onnx")
+    typed(tmp_path, "tinydigits export run --to onnx --out onnx")
+    graph = onnx.load(tmp_path / "onnx" / "small.onnx")
+    notes = {note.key: note.value for note in graph.metadata_props}
+    assert json.loads(notes["class_names"]) == sorted(NAMES)
+    assert notes["accuracy"].endswith("% of the 6 test pictures of bars")
+
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.fixture
+def fashion() -> Path:
+    """Where Debian's package puts Fashion-MNIST."""
+    if not FASHION.exists():
+        missing = "needs Fashion-MNIST: install the Debian package dataset-fashion-mnist"
+        if os.environ.get("TINYDIGITS_REQUIRE_TOOLS"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return FASHION
+
+
+def test_fashion_mnist_is_not_taken_for_mnist(fashion: Path):
+    with pytest.raises(Failure, match="its images is not MNIST's"):
+        loaded(fashion)
+
+
+@pytest.mark.slow
+def test_clothes_are_learnt_as_well(fashion: Path, tmp_path: Path):
+    words = f"--data {fashion} --dataset Fashion-MNIST --threads 1"
+    said = typed(tmp_path, f"tinydigits train dash --epochs 1 {words} --out run")
+    assert "of the 10,000 test pictures of Fashion-MNIST" in said
+    assert "MISSED" not in said
+    assert accuracy_in(typed(tmp_path, "tinydigits evaluate run")) > 80
+
+
+def test_tiny20k_learns_fashion_mnist_to_over_90_percent():
+    """What `tinydigits lab fashion` measured."""
+    study = read_study(ROOT / "results" / "fashion.json", least=3)
+    config = preset("tiny20k").to_json() | {"data": str(FASHION), "dataset": "Fashion-MNIST"}
+    own = {"seed": None, "threads": None}
+    assert study["config"] | own == config | own
+    assert study["statistics"]["mean"] > 90

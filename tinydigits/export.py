@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from tinydigits.config import PRESETS
 from tinydigits.files import Failure, Misuse, expand, reason
 from tinydigits.integer import IntegerNetwork, load
+from tinydigits.layers import DIGITS
 from tinydigits.modelfile import find_model, read_description
 
 if TYPE_CHECKING:
@@ -169,7 +171,9 @@ def write_wasm(model: str | Path, folder: Path) -> None:
     (folder / f"{name}.tdq").write_bytes(network.to_bytes())
     for file in ("tinydigits.wasm", "tinydigits.js"):
         shutil.copyfile(ENGINE / file, folder / file)
-    fill_in("page.html.in", folder / "index.html", name=name)
+    names = network.class_names
+    what = "a digit" if names == DIGITS else f"one of these: {html.escape(', '.join(names))}"
+    fill_in("page.html.in", folder / "index.html", name=name, what=what)
 
 
 def write_onnx(model: str | Path, folder: Path) -> None:
