@@ -26,7 +26,10 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+    """A folder with the clone's examples in it."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "examples").symlink_to(Path(__file__).parents[1] / "examples")
+    return folder
 
 
 @pytest.mark.slow
