@@ -1,0 +1,410 @@
+"""Ink on paper: found in a picture, cut into marks, the marks put into lines. Arrays in and out.
+
+Paper is what remains when whatever is narrower than a window is taken away: a morphological
+closing for dark ink, an opening for light ink (the top-hat transforms of Meyer 1979; see Serra
+1982, "Image Analysis and Mathematical Morphology"). It follows shadows, and the edge of a card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+FAINT = 8
+"""Contrast, in grey levels of 256, below which nothing counts as ink."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are beyond the last pixel."""
+
+
+class Ink(NamedTuple):
+    """The ink of a picture."""
+
+    strength: np.ndarray
+    """float32 (H, W): 0 on paper, about 255 for the darkest ink that the picture could hold."""
+    level: float
+    """The strength above which a pixel belongs to a mark; infinite where there is no ink."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A piece of ink that may be a digit: one connected part, or several that belong together."""
+
+    box: Box
+    ink: np.ndarray
+    """uint8 (bottom - top, right - left): the mark's own ink, 0 for paper."""
+
+
+# ------------------------------------------------------------------------------------ find
+
+
+def find_ink(pixels: np.ndarray) -> Ink:
+    """Take the paper, its light and its ruling away.
+
+    Args:
+        pixels: float32 (H, W, channels), 0 to 255.
+    """
+    grey = brightness(pixels)
+    noise = noise_of(grey)
+    if paper_is_dark(grey):
+        grey = -grey
+    floor = max(FAINT, 5 * noise)
+    side = min(grey.shape)
+    window = max(3, side // 2)
+    strength = above_paper(grey, window, noise)
+    level = threshold(strength, floor)
+    thick = thickness(strength > level)
+    narrower = int(max(6 * thick, side / 10, 9))
+    if narrower < 0.6 * window:
+        strength = above_paper(grey, narrower, noise)
+    strength = without_borders(strength, threshold(strength, floor))
+    strength = without_lines(strength, floor, threshold(strength, floor))
+    return Ink(strength, threshold(strength, floor))
+
+
+def brightness(pixels: np.ndarray) -> np.ndarray:
+    """The channels, weighted so that ink and paper differ most: float32 (H, W).
+
+    The weights are the first principal component of what varies within a few pixels, so that
+    yellow ink on white paper is seen, and a coloured table beside it does not matter.
+    """
+    if pixels.shape[2] == 1:
+        return pixels[:, :, 0]
+    step = max(1, min(pixels.shape[:2]) // 200)
+    coarse = pixels[::step, ::step]
+    size = max(3, min(coarse.shape[:2]) // 2)
+    varying = (coarse - ndimage.uniform_filter(coarse, (size, size, 0))).reshape(-1, 3)
+    _, directions = np.linalg.eigh(varying.T @ varying)
+    weights = directions[:, -1]
+    weights = weights / np.abs(weights).sum() * (1 if weights.sum() >= 0 else -1)
+    return pixels @ weights.astype(np.float32)
+
+
+def noise_of(grey: np.ndarray) -> float:
+    """The standard deviation of the paper's grain, from the median step between neighbours."""
+    return float(np.median(np.abs(np.diff(grey, axis=1)))) / 0.6745 / 2**0.5
+
+
+def close(grey: np.ndarray, size: int) -> np.ndarray:
+    """What is left when dark things narrower than `size` are filled up."""
+    for extreme in (ndimage.maximum_filter1d, ndimage.minimum_filter1d):
+        for axis in (0, 1):
+            grey = extreme(grey, size, axis=axis)
+    return grey
+
+
+def paper_is_dark(grey: np.ndarray) -> bool:
+    """Whether the ink is lighter than the paper: around marks, paper is the larger part.
+
+    Only places where something thin lies on something wide have a say, so neither a strip along
+    the border nor the table under a card decides.
+    """
+    step = max(1, min(grey.shape) // 150)
+    coarse = block_mean(grey, step)
+    size = max(3, min(coarse.shape) // 2)
+    light, dark = close(coarse, size), -close(-coarse, size)
+    brighter = np.where(coarse > (light + dark) / 2, 1, -1).astype(np.float32)
+    majority = ndimage.uniform_filter(brighter, 2 * size + 1, mode="constant")
+    return float(((light - dark) * majority).sum()) < 0
+
+
+def block_mean(grey: np.ndarray, step: int) -> np.ndarray:
+    """The mean of each block of `step` x `step` pixels; an incomplete last block is left out."""
+    height, width = (n // step * step for n in grey.shape)
+    blocks = grey[:height, :width].reshape(height // step, step, width // step, step)
+    return blocks.mean(axis=(1, 3))
+
+
+def above_paper(grey: np.ndarray, window: int, noise: float) -> np.ndarray:
+    """How much darker each pixel is than the paper around it, as far as that isn't grain."""
+    smooth = ndimage.uniform_filter(grey, 3) if noise > 1 else grey
+    difference = close(smooth, window) - grey
+    grain = float(np.median(difference)) + 3 * noise if noise > 0 else 0.0
+    return np.maximum(difference - grain, 0)
+
+
+def threshold(strength: np.ndarray, floor: float) -> float:
+    """The level that parts ink from what is fainter (Otsu 1979), or infinity without any ink."""
+    values = strength[strength > floor]
+    if len(values) == 0:
+        return float("inf")
+    counts, edges = np.histogram(values, 128)
+    middle = (edges[1:] + edges[:-1]) / 2
+    below, sums = np.cumsum(counts), np.cumsum(counts * middle)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    best = int(np.nanargmax(between)) if np.isfinite(between).any() else 0
+    # Half of what the stronger part has in the middle is where a stroke's edge is.
+    stronger = values[values > edges[best + 1]]
+    ink = float(np.median(stronger)) if len(stronger) else float(values.max())
+    return max(floor, 0.45 * ink)
+
+
+def thickness(mask: np.ndarray) -> float:
+    """The width that strokes of `mask` have at most, in pixels, a few blots aside."""
+    if not mask.any():
+        return 0.0
+    step = max(1, min(mask.shape) // 700)
+    depth = ndimage.distance_transform_cdt(mask[::step, ::step])
+    ridge = depth[(depth > 0) & (depth == ndimage.maximum_filter(depth, 3))]
+    return 2.0 * step * float(np.quantile(ridge, 0.95))
+
+
+def without_borders(strength: np.ndarray, level: float) -> np.ndarray:
+    """Clear strips, tables and frames: what runs along much of a border, or around everything.
+
+    Nothing is cleared if nothing else is there, for a digit may touch the borders too.
+    """
+    labels, count = label(strength > level)
+    if count < 2:
+        return strength
+    height, width = strength.shape
+    boxes = ndimage.find_objects(labels)
+    beside = np.zeros(count + 1, bool)
+    for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        touching = np.bincount(line, minlength=count + 1)
+        beside |= touching > 0.4 * len(line)
+    for k, (rows, columns) in enumerate(boxes, 1):
+        if rows.stop - rows.start >= 0.9 * height and columns.stop - columns.start >= 0.9 * width:
+            inside = [b for b in boxes if b[0].stop - b[0].start > 0.15 * height]
+            beside[k] |= len(inside) > 1 and not is_solid(labels[rows, columns] == k)
+    beside[0] = False
+    rest = [boxes[k - 1] for k in range(1, count + 1) if not beside[k]]
+    if not any(b[0].stop - b[0].start > max(5, 0.04 * height) for b in rest):
+        return strength
+    gone = beside[labels]
+    if gone.any():
+        gone = ndimage.binary_dilation(gone, iterations=2) & ((labels == 0) | gone)
+        strength = np.where(gone, 0, strength)
+    return strength
+
+
+def is_solid(part: np.ndarray) -> bool:
+    """Whether a part fills much of its box, as a digit does and a frame doesn't."""
+    return float(part.mean()) > 0.2
+
+
+def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Number the connected parts; pixels that touch at a corner are connected."""
+    return ndimage.label(mask, np.ones((3, 3), bool))  # pyright: ignore[reportReturnType]
+
+
+def without_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
+    """Clear ruled lines and grids, and leave the strokes that cross them."""
+    upright = clear_lines(strength, floor, level)
+    return clear_lines(upright.T, floor, level).T
+
+
+def clear_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
+    """Clear the lines that run from left to right, or nearly so."""
+    height, width = strength.shape
+    reach = int(np.clip(width // 5, 12, 45))
+    if width < 40 or height < 20 or not np.isfinite(level):
+        return strength
+    # A line that climbs a pixel in ten is still found, because it is fattened across first.
+    fat = ndimage.maximum_filter1d(strength, 5, axis=0)
+    even = -close_along(-fat, reach)
+    labels, count = label(even > max(floor, 0.15 * level))
+    if count == 0:
+        return strength
+    lines = np.zeros(count + 1, bool)
+    whole = np.zeros(count + 1, bool)
+    for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        length = columns.stop - columns.start
+        thin = (labels[rows, columns] == k).sum() / length - 4 <= max(4, height / 40)
+        lines[k] = thin and length >= 0.5 * width
+        whole[k] = lines[k] and length >= 0.95 * width
+    if lines.sum() < 3 and not (whole.sum() >= 1 and whole.sum() == lines.sum()):
+        return strength
+    where = lines[labels]
+    if lines.sum() == 1:
+        line, rest = strength[where & (strength > floor)], strength[~where & (strength > level)]
+        if len(rest) < 20 or np.median(line) > 0.8 * np.median(rest):
+            return strength
+    near = ndimage.maximum_filter1d(where, 5, axis=0)
+    faintest = ndimage.maximum_filter1d(even, 5, axis=0)
+    # What is much darker than its line, or goes on across it, is a stroke.
+    on = strength > np.maximum(floor, 0.5 * faintest)
+    runs = on & near
+    wide = float(runs.sum()) / max(1, int(where.any(axis=0).sum()) * max(1, int(lines.sum())))
+    across = int(max(3, 2 * round(wide) + 3))
+    crossing = ndimage.maximum_filter1d(
+        ndimage.minimum_filter1d(strength > 0.6 * level, across, axis=0), across, axis=0
+    )
+    stroke = (strength > 1.6 * faintest) | crossing
+    return np.where(near & ~stroke, 0, strength)
+
+
+def close_along(grey: np.ndarray, size: int) -> np.ndarray:
+    """`close`, along the rows only."""
+    return ndimage.minimum_filter1d(ndimage.maximum_filter1d(grey, size, axis=1), size, axis=1)
+
+
+# ------------------------------------------------------------------------------------- cut
+
+
+def cut(ink: Ink) -> list[Mark]:
+    """Cut the ink into marks: connected parts, joined where a stroke is broken, without specks."""
+    labels, count = label(ink.strength > ink.level)
+    if count == 0:
+        return []
+    slices = ndimage.find_objects(labels)
+    boxes = np.array([(c.start, r.start, c.stop, r.stop) for r, c in slices])
+    sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    if count > 20_000:  # grain: only what is large can be a digit
+        keep = np.argsort(-sizes, kind="stable")[:20_000]
+        boxes, sizes = boxes[keep], sizes[keep]
+        names = keep + 1
+    else:
+        names = np.arange(1, count + 1)
+    big = sizes >= max(6, 0.12 * np.quantile(sizes, 0.99))
+    boxes, names = boxes[big | (sizes >= 3)], names[big | (sizes >= 3)]
+    groups = joined(boxes, labels, names)
+    marks = []
+    for group in groups:
+        members = boxes[group]
+        left, top = members[:, :2].min(axis=0)
+        right, bottom = members[:, 2:].max(axis=0)
+        marks.append(mark(ink, labels, names[group], (left, top, right, bottom)))
+    return marks
+
+
+def mark(ink: Ink, labels: np.ndarray, names: np.ndarray, box: Box) -> Mark:
+    """The mark of the connected parts `names`, with the soft edge of their strokes."""
+    left, top, right, bottom = map(int, box)
+    soft = 2 + (bottom - top) // 40
+    left, top = max(0, left - soft), max(0, top - soft)
+    bottom, right = min(labels.shape[0], bottom + soft), min(labels.shape[1], right + soft)
+    there = labels[top:bottom, left:right]
+    own = np.isin(there, names)
+    reach = ndimage.binary_dilation(own, np.ones((3, 3), bool), iterations=soft)
+    strength = ink.strength[top:bottom, left:right]
+    full = float(np.quantile(strength[own], 0.9))
+    own_ink = np.where(reach & (own | (there == 0)), strength, 0)
+    return trimmed(np.minimum(own_ink * (255 / full), 255).round().astype(np.uint8), left, top)
+
+
+def trimmed(ink: np.ndarray, left: int, top: int) -> Mark:
+    """A mark whose box is as small as its ink, `ink` lying with its corner at (left, top)."""
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    first, last = (int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1)
+    box = (left + first[1], top + first[0], left + last[1], top + last[0])
+    return Mark(box, ink[first[0] : last[0], first[1] : last[1]])
+
+
+def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.ndarray]:
+    """Which parts belong together: groups of indices, specks and frames left out.
+
+    From the largest part down: a part is a digit of its own unless a larger one is near, of which
+    it then is a broken-off piece (joined) or beside which it is a speck (dropped).
+    """
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    sizes = np.maximum(width, height)
+    order = np.argsort(-sizes, kind="stable")
+    frame = np.zeros(len(boxes), bool)
+    for i in order[: np.searchsorted(-sizes[order], -20)]:
+        left, top, right, bottom = boxes[i]
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = (middle[:, 0] > left) & (middle[:, 0] < right)
+        inside &= (middle[:, 1] > top) & (middle[:, 1] < bottom)
+        inside &= (sizes >= 0.3 * sizes[i]) & (height >= 0.25 * height[i])
+        inside[i] = False
+        if inside.any():
+            own = labels[top:bottom, left:right] == names[i]
+            filled = ndimage.binary_fill_holes(own)
+            frame[i] = own.mean() < 0.35 and filled is not None and filled.mean() > 0.7
+    groups: list[list[int]] = []
+    extent: list[np.ndarray] = []
+    for i in order:
+        if frame[i]:
+            continue
+        if extent:
+            known = np.array(extent)
+            across = np.maximum(known[:, 0], boxes[i, 0]) - np.minimum(known[:, 2], boxes[i, 2])
+            down = np.maximum(known[:, 1], boxes[i, 1]) - np.minimum(known[:, 3], boxes[i, 3])
+            tall = np.maximum(known[:, 3] - known[:, 1], 0.7 * (known[:, 2] - known[:, 0]))
+            ratio = sizes[i] / tall
+            away = np.hypot(np.maximum(across, 0), np.maximum(down, 0)) / tall
+            lap = -across / np.minimum(known[:, 2] - known[:, 0], width[i])
+            grown = (
+                np.maximum(known[:, 3], boxes[i, 3]) - np.minimum(known[:, 1], boxes[i, 1])
+            ) / tall
+            piece = (away < 0.22) & (ratio < 0.75) & (lap > 0.4) & (grown < 1.45)
+            piece |= (away < 0.16) & (ratio < 0.6) & (height[i] < 0.45 * tall) & (grown < 1.25)
+            piece &= (ratio > 0.18) | (away < 0.06)
+            speck = (ratio < 0.35) & (away < 2.5)
+            if piece.any():
+                k = int(np.argmin(np.where(piece, away, np.inf)))
+                groups[k].append(i)
+                extent[k] = np.concatenate(
+                    [
+                        np.minimum(extent[k][:2], boxes[i, :2]),
+                        np.maximum(extent[k][2:], boxes[i, 2:]),
+                    ]
+                )
+                continue
+            if speck.any():
+                continue
+        groups.append([int(i)])
+        extent.append(boxes[i])
+    if not groups:
+        return []
+    tall = np.array([max(e[3] - e[1], 0.5 * (e[2] - e[0])) for e in extent])
+    least = max(5, 0.12 * float(tall.max()))
+    return [np.array(g) for g, t in zip(groups, tall, strict=True) if t >= least]
+
+
+# ------------------------------------------------------------------------------------ lines
+
+
+def lines_of(boxes: np.ndarray) -> np.ndarray:
+    """Which line each box is in, int (N,), counted from the top; lines may slant.
+
+    Neighbours that overlap in height are chained; chains that lie on one another's straight
+    continuation are one line.
+    """
+    n = len(boxes)
+    left, top, right, bottom = boxes.astype(float).T
+    middle, centre, tall = (left + right) / 2, (top + bottom) / 2, bottom - top
+    chain = np.arange(n)
+    for i in np.argsort(middle, kind="stable"):
+        lap = np.minimum(bottom[i], bottom) - np.maximum(top[i], top)
+        near = (lap > 0.4 * np.minimum(tall[i], tall)) & (middle > middle[i])
+        near &= np.maximum(tall[i], tall) < 3 * np.minimum(tall[i], tall)
+        near &= left - right[i] < 4 * max(tall[i], 1)
+        if near.any():
+            j = int(np.argmin(np.where(near, middle, np.inf)))
+            chain[chain == chain[j]] = chain[i]
+    chains = [np.flatnonzero(chain == k) for k in np.unique(chain)]
+    slopes = [np.polyfit(middle[c], centre[c], 1)[0] for c in chains if len(c) > 2]
+    slope = float(np.clip(np.median(slopes), -0.5, 0.5)) if slopes else 0.0
+    level = centre - slope * middle  # where each would be on an upright page
+    chains.sort(key=lambda c: float(np.median(level[c])))
+    line = np.empty(n, int)
+    rows: list[np.ndarray] = []
+    for c in chains:
+        for r, row in enumerate(rows):
+            apart = left[c].min() > right[row].max() or left[row].min() > right[c].max()
+            height = min(np.median(tall[c]), np.median(tall[row]))
+            if apart and abs(gap_between(row, c, middle, centre, slope)) < 0.5 * height:
+                rows[r] = np.concatenate([row, c])
+                break
+        else:
+            rows.append(c)
+    rows.sort(key=lambda row: float(np.median(level[row])))
+    for r, row in enumerate(rows):
+        line[row] = r
+    return line
+
+
+def gap_between(
+    one: np.ndarray, other: np.ndarray, middle: np.ndarray, centre: np.ndarray, slope: float
+) -> float:
+    """How far apart the nearest ends of two chains lie, across the line that they slant along."""
+    first, second = (one, other) if middle[one].max() < middle[other].min() else (other, one)
+    end, start = first[np.argmax(middle[first])], second[np.argmin(middle[second])]
+    return float(centre[start] - centre[end] - slope * (middle[start] - middle[end]))
