@@ -97,6 +97,70 @@ def evaluate(model: Model, data: Path | None = None) -> None:
         print(f"{result.class_names[guess]} for {result.class_names[true]}: {count} times")
 
 
+def predict(
+    pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")],
+    model: Annotated[str, arg(metavar="MODEL")] = "tiny20k",
+    min_confidence: float | None = None,
+    annotate: Path | None = None,
+    show: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Read the digits in pictures: photos, scans, screenshots.
+
+    Prints the numbers, a line for each line of the picture; ? follows an unsure digit. The exit
+    code is 1 where a picture could not be read.
+
+    Args:
+        pictures: Files in any format that Pillow reads; - is standard input.
+        model: A preset, a run folder, or a model file.
+        min_confidence: From 0 to 1: what is read with less is no digit. By default it is where 1 %
+            of digits that the network never saw are rejected.
+        annotate: A file for the picture with boxes, digits and confidence drawn on it.
+        show: A file for what the network saw of each digit.
+        json: Print a JSON object for each picture, on a line of its own.
+    """
+    from tqdm import tqdm
+
+    from tinydigits import pictures as reader
+    from tinydigits.integer import load
+
+    if not pictures:
+        raise Misuse("Name at least one picture: tinydigits predict photo.jpg")
+    several = len(pictures) > 1
+    for option, path in (("--annotate", annotate), ("--show", show)):
+        if path is not None and several:
+            raise Misuse(f"{option} takes one picture at a time.")
+        if path is not None:
+            reader.format_of(path)
+    line = reader.line_of(min_confidence)
+    network = load(model)
+    failed = False
+    for name in tqdm(pictures, "pictures", leave=False, disable=None if several else True):
+        try:
+            image = reader.open_picture(name)
+            readings = reader.read(image, network, line)
+            if annotate is not None:
+                reader.save_picture(annotate, reader.annotated(image, readings))
+            if show is not None:
+                reader.save_picture(show, reader.sheet(readings))
+        except Failure as error:
+            if not several:
+                raise
+            tqdm.write(f"tinydigits: {error}", sys.stderr)
+            failed = True
+            continue
+        text = reader.text_of(readings)
+        if json:
+            tqdm.write(reader.json_of(name, readings))
+        elif text:
+            prefix = f"{name}: " if several else ""
+            tqdm.write("\n".join(prefix + row for row in text.splitlines()))
+        else:
+            tqdm.write(f"{name}: no digit found", sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
     """Draw the pictures and the report of a finished run again.
 
@@ -244,7 +308,7 @@ def benchmark(
         write_json(out, timed)
 
 
-COMMANDS = (evaluate, report, summary, presets, data, lab)
+COMMANDS = (predict, evaluate, report, summary, presets, data, lab)
 LAB = (certify, ablation, benchmark, tables)
 
 

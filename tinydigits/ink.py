@@ -106,9 +106,12 @@ def paper_is_dark(grey: np.ndarray) -> bool:
     coarse = block_mean(grey, step)
     size = max(3, min(coarse.shape) // 2)
     light, dark = close(coarse, size), -close(-coarse, size)
-    brighter = np.where(coarse > (light + dark) / 2, 1, -1).astype(np.float32)
-    majority = ndimage.uniform_filter(brighter, 2 * size + 1, mode="constant")
-    return float(((light - dark) * majority).sum()) < 0
+    contrast = light - dark
+    around = {"size": 2 * size + 1, "mode": "constant"}
+    weight = ndimage.uniform_filter(contrast, **around)
+    middle = ndimage.uniform_filter(contrast * (light + dark) / 2, **around)
+    brighter = np.sign(coarse * weight - middle)
+    return float((contrast * ndimage.uniform_filter(brighter, **around)).sum()) < 0
 
 
 def block_mean(grey: np.ndarray, step: int) -> np.ndarray:
@@ -131,7 +134,7 @@ def threshold(strength: np.ndarray, floor: float) -> float:
     values = strength[strength > floor]
     if len(values) == 0:
         return float("inf")
-    counts, edges = np.histogram(values, 128)
+    counts, edges = np.histogram(values, 128, (0, 1.001 * float(values.max())))
     middle = (edges[1:] + edges[:-1]) / 2
     below, sums = np.cumsum(counts), np.cumsum(counts * middle)
     above = below[-1] - below
@@ -195,53 +198,139 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 def without_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
     """Clear ruled lines and grids, and leave the strokes that cross them."""
-    upright = clear_lines(strength, floor, level)
-    return clear_lines(upright.T, floor, level).T
+    if min(strength.shape) < 40 or not np.isfinite(level):
+        return strength
+    ruled = on_lines(strength, floor, level) | on_lines(strength.T, floor, level).T
+    return np.where(ruled, 0, strength)
 
 
-def clear_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
-    """Clear the lines that run from left to right, or nearly so."""
+def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
+    """Which pixels belong to a line that runs from left to right or nearly so, and to no stroke."""
     height, width = strength.shape
-    reach = int(np.clip(width // 5, 12, 45))
-    if width < 40 or height < 20 or not np.isfinite(level):
-        return strength
-    # A line that climbs a pixel in ten is still found, because it is fattened across first.
-    fat = ndimage.maximum_filter1d(strength, 5, axis=0)
-    even = -close_along(-fat, reach)
-    labels, count = label(even > max(floor, 0.15 * level))
-    if count == 0:
-        return strength
-    lines = np.zeros(count + 1, bool)
-    whole = np.zeros(count + 1, bool)
-    for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
-        length = columns.stop - columns.start
-        thin = (labels[rows, columns] == k).sum() / length - 4 <= max(4, height / 40)
-        lines[k] = thin and length >= 0.5 * width
-        whole[k] = lines[k] and length >= 0.95 * width
-    if lines.sum() < 3 and not (whole.sum() >= 1 and whole.sum() == lines.sum()):
-        return strength
-    where = lines[labels]
-    if lines.sum() == 1:
-        line, rest = strength[where & (strength > floor)], strength[~where & (strength > level)]
-        if len(rest) < 20 or np.median(line) > 0.8 * np.median(rest):
-            return strength
-    near = ndimage.maximum_filter1d(where, 5, axis=0)
-    faintest = ndimage.maximum_filter1d(even, 5, axis=0)
-    # What is much darker than its line, or goes on across it, is a stroke.
-    on = strength > np.maximum(floor, 0.5 * faintest)
-    runs = on & near
-    wide = float(runs.sum()) / max(1, int(where.any(axis=0).sum()) * max(1, int(lines.sum())))
-    across = int(max(3, 2 * round(wide) + 3))
-    crossing = ndimage.maximum_filter1d(
-        ndimage.minimum_filter1d(strength > 0.6 * level, across, axis=0), across, axis=0
-    )
-    stroke = (strength > 1.6 * faintest) | crossing
-    return np.where(near & ~stroke, 0, strength)
+    ruled = np.zeros(strength.shape, bool)
+    tracks = find_lines(strength, max(floor, 0.12 * level))
+    columns = np.arange(width)
+    found = []
+    for track in tracks:
+        at = np.clip(np.round(track).astype(int), 0, height - 1)
+        here = (track >= 0) & (track < height)
+        around = np.stack([strength[np.clip(at + d, 0, height - 1), columns] for d in range(-8, 9)])
+        around[:, ~here] = 0
+        peak = around[6:11].max(axis=0)
+        usual = ndimage.median_filter(peak, max(9, width // 8), mode="nearest")
+        thick = float(np.median((around > 0.4 * usual).sum(axis=0)[here]))
+        found.append((at, here, usual, thick))
+    if not found:
+        return ruled
+    if len(found) < 3:
+        # One or two lines could be the bars of a single digit, unless they are paler or thinner.
+        near = np.zeros(strength.shape, bool)
+        for at, here, *_ in found:
+            for d in range(-4, 5):
+                near[np.clip(at + d, 0, height - 1)[here], columns[here]] = True
+        rest = (strength > level) & ~near
+        if rest.sum() < 20:
+            return ruled
+        ink, wide = float(np.median(strength[rest])), thickness(rest)
+        found = [
+            line for line in found
+            if np.median(line[2][line[1]]) < 0.7 * ink or line[3] < 0.5 * wide
+        ]  # fmt: skip
+    solid = strength > 0.6 * level
+    for at, here, usual, thick in found:
+        # What is much darker than its line, or goes on across it, is a stroke.
+        across = int(2 * round(thick) + 3)
+        reach = int(np.ceil(thick / 2)) + 1
+        low = max(0, int(at[here].min()) - across - reach)
+        high = min(height, int(at[here].max()) + across + reach + 1)
+        band = solid[low:high]
+        crossing = ndimage.maximum_filter1d(
+            ndimage.minimum_filter1d(band, across, axis=0), across, axis=0
+        )
+        for d in range(-reach, reach + 1):
+            row = at + d
+            fine = here & (row >= 0) & (row < height)
+            r, c = row[fine], columns[fine]
+            stroke = (strength[r, c] > 1.5 * usual[fine]) | crossing[r - low, c]
+            ruled[r, c] |= ~stroke
+    return ruled
 
 
-def close_along(grey: np.ndarray, size: int) -> np.ndarray:
-    """`close`, along the rows only."""
-    return ndimage.minimum_filter1d(ndimage.maximum_filter1d(grey, size, axis=1), size, axis=1)
+def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
+    """Ruled lines from left to right: the height, in pixels, of each at each column.
+
+    Straight lines are voted for as in a Hough transform (Duda and Hart 1972), by strips of the
+    picture in which something runs all the way; then each follows its own strips, for paper bends.
+    """
+    height, width = strength.shape
+    strips = int(np.clip(width // 12, 8, 64))
+    edges = np.linspace(0, width, strips + 1).astype(int)
+    # A line that climbs a pixel in five is still found, because it is fattened across first.
+    fat = ndimage.maximum_filter1d(strength, 3, axis=0)
+    runs = np.minimum.reduceat(fat, edges[:-1], axis=1).T  # (strips, height)
+    there = ndimage.maximum_filter1d(runs > floor, 3, axis=1)
+    drift = max(2, int(0.13 * width))
+    step = 2
+    margin = drift
+    padded = np.zeros((strips, height + 4 * margin), np.int16)
+    padded[:, 2 * margin : 2 * margin + height] = there
+    inside = np.zeros(height + 4 * margin, np.int16)
+    inside[2 * margin : 2 * margin + height] = 1
+    place = (np.arange(strips) + 0.5) / strips
+    candidates = []
+    for d in range(-drift, drift + 1, step):
+        offsets = np.round(d * (place - 0.5)).astype(int) + margin
+        length = height + 2 * margin
+        votes = sum(padded[k, o : o + length] for k, o in enumerate(offsets))
+        possible = sum(inside[o : o + length] for o in offsets)
+        share = votes / np.maximum(possible, 1)
+        good = np.flatnonzero((share > 0.55) & (possible > 0.5 * strips))
+        candidates += [(-float(share[y]), abs(d), d, int(y) - margin) for y in good]
+    candidates.sort()
+    claimed = np.zeros((strips, height + 4 * margin), bool)
+    middles = (edges[:-1] + edges[1:]) / 2
+    tracks = []
+    for _, _, d, y in candidates[:20_000]:
+        rows = y + np.round(d * (place - 0.5)).astype(int)
+        k = np.arange(strips)
+        at = rows + 2 * margin
+        if (padded[k, at] * ~claimed[k, at]).sum() < 0.5 * strips * 0.55:
+            continue
+        for e in range(-4, 5):
+            claimed[k, at + e] = True
+        track = followed(runs, rows)
+        outside = [share_of(there, np.round(track).astype(int) + e) for e in (-reach_of(height), reach_of(height))]
+        if max(outside) > 0.5:  # the edge of something dark and broad
+            continue
+        tracks.append(np.interp(np.arange(width), middles, track))
+        # Beyond the middle of the outermost strips the line goes on as it was.
+        slope = (track[-1] - track[0]) / (middles[-1] - middles[0])
+        left, right = int(middles[0]), int(middles[-1])
+        tracks[-1][:left] = track[0] + slope * (np.arange(left) - middles[0])
+        tracks[-1][right:] = track[-1] + slope * (np.arange(right, width) - middles[-1])
+    return tracks
+
+
+def reach_of(height: int) -> int:
+    """How far beside a line, in pixels, there must be paper: lines are thinner than that."""
+    return int(max(5, height / 40))
+
+
+def share_of(there: np.ndarray, rows: np.ndarray) -> float:
+    """The share of strips in which something runs at the given rows."""
+    fine = (rows >= 0) & (rows < there.shape[1])
+    return float(there[np.flatnonzero(fine), rows[fine]].mean()) if fine.any() else 0.0
+
+
+def followed(runs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A straight line's rows (strips,), moved by up to 3 pixels to where the strips have it."""
+    strips, height = runs.shape
+    offsets = np.arange(-3, 4)
+    at = np.clip(rows[:, None] + offsets, 0, height - 1)
+    values = runs[np.arange(strips)[:, None], at] - 1e-3 * np.abs(offsets)
+    total = np.maximum(values, 0).sum(axis=1)
+    shift = (np.maximum(values, 0) * offsets).sum(axis=1) / np.maximum(total, 1e-6)
+    return rows + ndimage.median_filter(shift, 7, mode="nearest")
 
 
 # ------------------------------------------------------------------------------------- cut

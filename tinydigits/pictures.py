@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from tinydigits.config import DEFAULT_PRESET
 from tinydigits.evaluation import as_array
-from tinydigits.files import Failure, Misuse, expand, reason
+from tinydigits.files import Failure, Misuse, expand, reason, write_atomically
 from tinydigits.ink import Box, Mark, cut, find_ink, lines_of, trimmed
+from tinydigits.layers import SIZE
+from tinydigits.modelfile import SHIPPED
 
 LARGEST = 100_000_000
 """Pixels from which a picture is refused, before it is unpacked."""
@@ -30,8 +33,11 @@ MOST = 3_000
 MODEL = "tiny20k"
 """The network that reads pictures where nothing else is said."""
 
+JUDGE = SHIPPED / "judge.safetensors"
+"""The network that says whether a mark is a digit at all."""
+
 LINE = 0.5
-"""The confidence below which a mark is no digit."""
+"""The confidence below which a mark is no digit, as `tinydigits lab judge` measured it."""
 
 UNSURE = 0.9
 """The confidence below which a digit is marked as unsure."""
@@ -83,9 +89,7 @@ def read(
         Misuse: there is no such file or model, the array is none of that kind, or
             `min_confidence` is not from 0 to 1.
     """
-    line = LINE if min_confidence is None else min_confidence
-    if not 0 <= line <= 1:
-        raise Misuse(f"min_confidence must be from 0 to 1, not {min_confidence}.")
+    line = line_of(min_confidence)
     if isinstance(model, str | Path):
         from tinydigits.integer import load
 
@@ -115,6 +119,19 @@ def read(
         )
         for i in order
     ]
+
+
+def line_of(min_confidence: float | None) -> float:
+    """The confidence below which a mark is no digit.
+
+    Raises:
+        Misuse: `min_confidence` is not from 0 to 1.
+    """
+    if min_confidence is None:
+        return LINE
+    if not 0 <= min_confidence <= 1:
+        raise Misuse(f"min_confidence must be from 0 to 1, not {min_confidence}.")
+    return min_confidence
 
 
 def in_original(box: Box, wide: float, high: float) -> Box:
@@ -286,11 +303,24 @@ def judged(
 
 
 def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarray]:
-    """What the network sees of each mark, and its probabilities (N, classes)."""
-    from tinydigits.prepare import prepare
+    """What the network sees of each mark, and its probabilities (N, classes).
+
+    The network says which digit it is if it is one, the judge whether it is one: the product.
+    """
+    from tinydigits.preparation import prepare
 
     images = [prepare(mark.ink, paper=0) for mark in marks]
-    return images, np.exp(model.log_probs(np.stack(images)).astype(np.float64))
+    batch = np.stack(images)
+    log_probs = model.log_probs(batch) + judge().log_probs(batch)[:, :1]
+    return images, np.exp(log_probs.astype(np.float64))
+
+
+@functools.cache
+def judge() -> Any:
+    """The network that tells digits from what is none; `tinydigits lab judge` trained it."""
+    from tinydigits.integer import load
+
+    return load(JUDGE)
 
 
 def apart(
@@ -341,3 +371,105 @@ def apart(
     if len(chosen) < 2 or worst <= max(whole, 0.5):
         return None
     return [(parts[there[n]], images[n], probabilities[n]) for n in chosen]
+
+
+# ------------------------------------------------------------------------------------ tell
+
+
+def text_of(readings: Sequence[Reading]) -> str:
+    """The numbers in a picture, a line for each of its lines; an unsure digit has a ? after it.
+
+    A gap of a digit's height, or a mark that is no digit, parts numbers. A single digit comes with
+    its confidence: "7 (99.8 %)".
+    """
+    digits = [reading for reading in readings if reading.digit is not None]
+    if len(readings) == len(digits) == 1:
+        return f"{spelled(digits[0])} ({100 * digits[0].confidence:.1f} %)"
+    lines = []
+    for number in sorted({reading.line for reading in digits}):
+        text, before = "", None
+        for reading in (r for r in readings if r.line == number):
+            high = reading.box[3] - reading.box[1]
+            if before is not None and reading.box[0] - before > 0.9 * high:
+                text += " "
+            text += " " if reading.digit is None else spelled(reading)
+            before = reading.box[2]
+        lines.append(" ".join(text.split()))
+    return "\n".join(lines)
+
+
+def spelled(reading: Reading) -> str:
+    """A digit, with a ? where it is unsure."""
+    return f"{reading.digit}{'?' if reading.unsure else ''}"
+
+
+def json_of(picture: str, readings: Sequence[Reading]) -> str:
+    """One JSON object for a picture, on one line."""
+    return json.dumps(
+        {
+            "picture": picture,
+            "readings": [
+                {
+                    "digit": reading.digit,
+                    "confidence": round(reading.confidence, 6),
+                    "box": reading.box,
+                    "line": reading.line,
+                    "probabilities": [round(p, 6) for p in reading.probabilities.tolist()],
+                }
+                for reading in readings
+            ],
+        }
+    )
+
+
+def annotated(image: Image.Image, readings: Sequence[Reading]) -> Image.Image:
+    """A picture with the boxes, the digits and their confidence drawn on it."""
+    pixels = pixels_of(image).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
+    picture = picture.resize(image.size)
+    draw = ImageDraw.Draw(picture)
+    for reading in readings:
+        left, top, right, bottom = reading.box
+        colour = "#d62728" if reading.digit is None else "#ff7f0e" if reading.unsure else "#2ca02c"
+        width = max(1, (bottom - top) // 40)
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
+        guess = "none" if reading.digit is None else reading.digit
+        font = ImageFont.load_default(max(9, (bottom - top) // 5))
+        draw.text((left, top), f"{guess} {100 * reading.confidence:.0f} %", colour, font, "lb")
+    return picture
+
+
+def sheet(readings: Sequence[Reading], scale: int = 4) -> Image.Image:
+    """What the network saw of each mark, a row for each line of the picture, enlarged."""
+    rows = [[r.image for r in readings if r.line == n] for n in sorted({r.line for r in readings})]
+    step = SIZE + 2
+    page = np.full((step * max(1, len(rows)), step * max([1, *map(len, rows)])), 96, np.uint8)
+    for y, row in enumerate(rows):
+        for x, seen_image in enumerate(row):
+            top, left = y * step + 1, x * step + 1
+            page[top : top + SIZE, left : left + SIZE] = seen_image
+    return Image.fromarray(page.repeat(scale, 0).repeat(scale, 1))
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture in the format that the file's name ends in, whole or not at all.
+
+    Raises:
+        Misuse: Pillow writes no such format.
+        Failure: the file cannot be written.
+    """
+    content = io.BytesIO()
+    picture.save(content, format_of(path))
+    write_atomically(path, content.getvalue())
+
+
+def format_of(path: Path) -> str:
+    """Pillow's name of the format that a file's name ends in.
+
+    Raises:
+        Misuse: it writes no such format.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    if kind not in Image.SAVE:
+        raise Misuse(f"Pictures are not written to {path}: let its name end in .png or .jpg.")
+    return kind

@@ -93,7 +93,8 @@ def compose_page(
     page = ndimage.gaussian_filter(page, rng.uniform(0, 1.5)) * light
     page = page + rng.normal(0, rng.uniform(0, 4), size)
     where = apply_warp(owner.astype(np.float32), warp, -1, order=0).astype(int)
-    boxes = [box_of(where == n) for n in range(len(placed))]
+    found = ndimage.find_objects(where + 1, len(placed))
+    boxes = [(0, 0, 0, 0) if b is None else (b[1].start, b[0].start, b[1].stop, b[0].stop) for b in found]
     return Page(
         np.clip(page, 0, 255).round().astype(np.uint8),
         boxes,
@@ -142,8 +143,8 @@ def ruling(
 def falling_light(rng: Generator, size: tuple[int, int]) -> np.ndarray:
     """Light that falls across the page, at most to half: float32 (H, W)."""
     angle = rng.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[-0.5 : 0.5 : size[0] * 1j, -0.5 : 0.5 : size[1] * 1j]
-    along = np.cos(angle) * x + np.sin(angle) * y
+    y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in size)
+    along = np.cos(angle) * x + np.sin(angle) * y[:, None]
     along = (along - along.min()) / (along.max() - along.min())
     return 1 - rng.uniform(0, 0.5) * along ** rng.uniform(0.7, 2)
 
@@ -162,10 +163,13 @@ def warped(rng: Generator, size: tuple[int, int]) -> np.ndarray:
 
 def apply_warp(page: np.ndarray, warp: np.ndarray, paper: float, order: int = 1) -> np.ndarray:
     """The page seen through a perspective; what is beyond its edge is paper."""
-    height, width = page.shape
-    y, x = np.mgrid[0:height, 0:width]
-    u, v, w = np.tensordot(warp, np.stack([x, y, np.ones_like(x)]), 1)
-    return ndimage.map_coordinates(page, [v / w, u / w], order=order, cval=paper)
+    image = Image.fromarray(page.astype(np.float32))
+    resampling = Image.Resampling.BILINEAR if order else Image.Resampling.NEAREST
+    moved = image.transform(
+        image.size, Image.Transform.PERSPECTIVE, warp.ravel()[:8].tolist(), resampling,
+        fillcolor=paper,
+    )  # fmt: skip
+    return np.asarray(moved)
 
 
 class Score(NamedTuple):

@@ -1,0 +1,246 @@
+"""The judge: a small network that tells digits from what is none, and the line that it draws.
+
+A network for digits answers everything. The judge is a network of the same kind with two classes.
+It is trained on the first 50,000 training digits against what is drawn here: letters and signs of
+fonts, scribbles, bars and boxes, and digits that were cut in two or run together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+from tqdm import tqdm
+
+from tinydigits.data import held_out, load_mnist
+from tinydigits.preparation import prepare
+
+Generator = np.random.Generator
+
+UNLIKE = "ACEFGHJKLMNPQRTUVWXYacdefhkmnprtuvwxy"
+"""Letters that do not look like a digit."""
+
+SIGNS = "+×÷=%&#@?*<>~^$€§£¥-–ΔΣΩΨπλ∞√≈≠±{}[]"
+"""Signs that do not look like a digit."""
+
+CANVAS = 96
+"""Height and width, in pixels, of what things are drawn on before they are brought to 28x28."""
+
+LAYERS = "conv3:8 separable3:40 pool separable3:40 again again again"
+"""The judge's network, in the words of `tinydigits.layers`."""
+
+
+def fonts() -> list[Path]:
+    """The files of the text fonts that matplotlib brings along."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    names = ("DejaVu", "cmr10", "cmb10", "cmss10", "cmtt10")
+    return sorted(p for p in folder.glob("*.ttf") if p.stem.startswith(names) and "Disp" not in p.stem)
+
+
+def held_out_fonts() -> list[Path]:
+    """The fonts whose letters the judge never saw."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return [folder / f"STIXGeneral{style}.ttf" for style in ("", "Bol", "Italic", "BolIta")]
+
+
+def glyph(rng: Generator, text: str, font: Any) -> np.ndarray:
+    """Text in a font, as ink: uint8 (CANVAS, CANVAS)."""
+    image = Image.new("L", (CANVAS, CANVAS))
+    ImageDraw.Draw(image).text((CANVAS / 2, CANVAS / 2), text, 255, font, anchor="mm")
+    return np.asarray(image)
+
+
+def scribble(rng: Generator) -> np.ndarray:
+    """A stroke that goes nowhere: smooth or jagged, with at least one change of mind."""
+    points = int(rng.integers(5, 16))
+    corners = rng.uniform(18, CANVAS - 18, (points, 2))
+    if rng.random() < 0.4:  # to and fro, as one crosses something out
+        corners[:, 0] = np.linspace(18, CANVAS - 18, points)
+        corners[:, 1] = CANVAS / 2 + rng.uniform(10, 30, points) * (-1) ** np.arange(points)
+    return stroke(rng, [corners], smooth=rng.random() < 0.75)
+
+
+def stroke(rng: Generator, lines: list[np.ndarray], smooth: bool = True) -> np.ndarray:
+    """Pen strokes through the given points (x, y): uint8 (CANVAS, CANVAS)."""
+    image = Image.new("L", (CANVAS, CANVAS))
+    draw = ImageDraw.Draw(image)
+    width = int(rng.integers(3, 12))
+    for points in lines:
+        if smooth and len(points) > 2:
+            along = np.linspace(0, len(points) - 1, 12 * len(points))
+            points = ndimage.map_coordinates(
+                points, [np.repeat(along[:, None], 2, 1), np.tile([0.0, 1.0], (len(along), 1))],
+                order=3, mode="nearest",
+            )  # fmt: skip
+        draw.line([tuple(p) for p in points], 255, width, joint="curve")
+        for x, y in (points[0], points[-1]):
+            draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), 255)
+    return np.asarray(image)
+
+
+def shape(rng: Generator) -> np.ndarray:
+    """A box, a bar, a cross, a blot, a corner, a few dots: what forms and paper bring along."""
+    image = Image.new("L", (CANVAS, CANVAS))
+    draw = ImageDraw.Draw(image)
+    left, top = rng.uniform(10, 35, 2)
+    right, bottom = rng.uniform(55, 86, 2)
+    width = int(rng.integers(2, 9))
+    middle = (left + right) / 2
+    match rng.integers(0, 7):
+        case 0:
+            draw.rectangle((left, top, right, bottom), outline=255, width=width)
+        case 1:
+            draw.rectangle((left, 44, right, 44 + width), fill=255)
+        case 2:
+            draw.line((left, 48, right, 48), 255, width)
+            draw.line((middle, top, middle, bottom), 255, width)
+        case 3:
+            draw.ellipse((left, top, right, bottom), fill=255)
+        case 4:
+            draw.line((left, top, left, bottom, right, bottom), 255, width)
+        case 5:
+            for x, y in rng.uniform(15, 80, (int(rng.integers(2, 6)), 2)):
+                draw.ellipse((x - width, y - width, x + width, y + width), fill=255)
+        case _:
+            draw.line((left, 40, right, 40), 255, width)
+            draw.line((left, 40 + 3 * width, right, 40 + 3 * width), 255, width)
+    ink = np.asarray(image)
+    while box_is_narrow(ink := np.rot90(ink)) or rng.random() < 0.6:
+        pass
+    return ink
+
+
+def box_is_narrow(ink: np.ndarray) -> bool:
+    """Whether ink is so much higher than wide that it could be a 1."""
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    return len(rows) > 0 and np.ptp(columns) < 0.5 * np.ptp(rows)
+
+
+def debris(rng: Generator, digits: np.ndarray) -> np.ndarray:
+    """What a wrong cut leaves: a part of a digit, or two that run together."""
+    one, other = digits[rng.integers(len(digits), size=2)]
+    if rng.random() < 0.5:
+        both = np.zeros((28, 48), np.uint8)
+        both[:, :28] = one
+        step = int(rng.integers(13, 20))
+        both[:, step : step + 28] = np.maximum(both[:, step : step + 28], other)
+        return both
+    rows, columns = (np.flatnonzero(one.any(axis=1 - axis)) for axis in (0, 1))
+    middle = int(np.median(rows if (upright := rng.random() < 0.6) else columns))
+    middle += int(rng.integers(-3, 4))
+    part = one.copy()
+    half = slice(middle, None) if rng.random() < 0.5 else slice(None, middle)
+    part[(half, slice(None)) if upright else (slice(None), half)] = 0
+    return np.zeros_like(part) if box_is_narrow(part) else part
+
+
+def by_hand(rng: Generator, ink: np.ndarray, wobble: float = 2.5) -> np.ndarray:
+    """Ink as an unsteady hand would have it: turned, sheared, stretched, bent, thicker or thinner.
+
+    Elastic bending after Simard et al. 2003, "Best Practices for Convolutional Neural Networks".
+    """
+    height, width = ink.shape
+    radius = int(rng.integers(-2, 3)) if height > 60 else 0
+    if radius > 0:
+        ink = ndimage.grey_dilation(ink, (1 + radius, 1 + radius))
+    elif radius < 0:
+        thinner = ndimage.grey_erosion(ink, (1 - radius, 1 - radius))
+        ink = thinner if thinner.sum() > 0.4 * ink.sum() else ink
+    angle, shear = rng.normal(0, 0.12), rng.normal(0, 0.2)
+    wide, high = rng.uniform(0.8, 1.25, 2)
+    matrix = np.array([[np.cos(angle) / high, np.sin(angle)], [shear - np.sin(angle), 1 / wide]])
+    middle = (np.array(ink.shape) - 1) / 2
+    y, x = np.mgrid[0:height, 0:width]
+    at = np.tensordot(matrix, np.stack([y - middle[0], x - middle[1]]), 1)
+    sigma = height / rng.uniform(6, 14)
+    for axis in (0, 1):
+        bend = ndimage.gaussian_filter(rng.normal(size=(height, width)), sigma, truncate=2.5)
+        at[axis] += middle[axis] + bend / bend.std() * rng.uniform(0, wobble) * height / CANVAS
+    return ndimage.map_coordinates(ink, at, order=1)
+
+
+def draw_none(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.ndarray:
+    """Something that is no digit, as the network would see it: uint8 (28, 28)."""
+    while True:
+        kind = rng.random()
+        if kind < 0.55:
+            text = rng.choice(list(UNLIKE))
+            ink = by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))]))
+        elif kind < 0.63:
+            text = rng.choice(list(SIGNS))
+            ink = by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))]))
+        elif kind < 0.78:
+            ink = scribble(rng)
+        elif kind < 0.86:
+            ink = by_hand(rng, shape(rng), 1.0)
+        else:
+            ink = debris(rng, digits)
+        image = prepare(ink, paper=0)
+        if image.any():
+            return image
+
+
+def draw_digit(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.ndarray:
+    """A digit of MNIST as it is, now and then thicker or thinner, or one of a font."""
+    if rng.random() < 0.12:
+        text = str(rng.integers(10))
+        return prepare(by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))])), 0)
+    digit = digits[rng.integers(len(digits))]
+    if rng.random() < 0.2:
+        large = np.asarray(Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC))
+        return prepare(by_hand(rng, large), 0)
+    return digit
+
+
+def draw(seed: int, digits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, 28, 28) to train the judge on, and labels: 0 for a digit, 1 for none.
+
+    All `digits`, a third as many that were altered, and `count` things that are none.
+    """
+    rng = np.random.default_rng(seed)
+    typefaces = [ImageFont.truetype(str(path), 60) for path in fonts()]
+    altered = [draw_digit(rng, digits, typefaces) for _ in tqdm(range(count // 3), "digits")]
+    none = [draw_none(rng, digits, typefaces) for _ in tqdm(range(count), "no digits")]
+    images = np.concatenate([digits, np.stack(altered), np.stack(none)])
+    return images, (np.arange(len(images)) >= len(images) - count).astype(np.int64)
+
+
+def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> Any:
+    """Train the judge's network; nothing is written."""
+    import torch
+
+    from tinydigits import training
+    from tinydigits.batches import Digits
+    from tinydigits.config import preset
+    from tinydigits.model import Network
+
+    mnist = held_out(load_mnist())
+    config = dataclasses.replace(
+        preset("tiny4k"), name="judge", seed=seed, layers=tuple(LAYERS.split()), epochs=epochs
+    )
+    images, labels = draw(seed, mnist.train_images, count)
+    unseen, truth = draw(seed + 1, mnist.test_images, len(mnist.test_images))
+    torch.manual_seed(seed)
+    model = Network(config.layers, config.dropout, class_names=("digit", "none"))
+    run = training.Run(
+        config=config,
+        device=torch.device("cpu"),
+        threads=training.use_threads(config),
+        train_digits=Digits(images, labels, "cpu"),
+        images=unseen,
+        labels=truth,
+        model=model,
+        average=training.averaged(model, config.averaging) if config.averaging else None,
+        optimizer=training.build_optimizer(model, config),
+    )
+    for row in training.epochs(run):
+        print(f"epoch {row['epoch']}: {row['test_accuracy']:.2f} % of what it never saw", flush=True)
+    return run.network
