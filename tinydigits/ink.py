@@ -35,17 +35,20 @@ class Mark:
 
     box: Box
     ink: np.ndarray
-    """uint8 (bottom - top, right - left): the mark's own ink, 0 for paper."""
+    """uint8 (bottom - top, right - left): the mark's own ink, 0 for paper, 255 for its darkest."""
+    strength: float
+    """How strong its darkest ink is, as in `Ink.strength`."""
 
 
 # ------------------------------------------------------------------------------------ find
 
 
-def find_ink(pixels: np.ndarray) -> Ink:
+def find_ink(pixels: np.ndarray, deeper: bool = True) -> Ink:
     """Take the paper, its light and its ruling away.
 
     Args:
         pixels: float32 (H, W, channels), 0 to 255.
+        deeper: whether what looks like a sheet of paper is looked at alone.
     """
     grey = brightness(pixels)
     noise = noise_of(grey)
@@ -60,7 +63,12 @@ def find_ink(pixels: np.ndarray) -> Ink:
     narrower = int(max(6 * thick, side / 10, 9))
     if narrower < 0.6 * window:
         strength = above_paper(grey, narrower, noise)
+    if deeper:
+        found = on_sheet(pixels, strength, level)
+        if found is not None:
+            return found
     strength = without_borders(strength, threshold(strength, floor))
+    strength = without_frames(strength, threshold(strength, floor))
     strength = without_lines(strength, floor, threshold(strength, floor))
     return Ink(strength, threshold(strength, floor))
 
@@ -186,6 +194,72 @@ def without_borders(strength: np.ndarray, level: float) -> np.ndarray:
     return strength
 
 
+def on_sheet(pixels: np.ndarray, strength: np.ndarray, level: float) -> Ink | None:
+    """The ink on a card or a screen that stood out as if it were ink itself, if there is one."""
+    labels, count = label(strength > level)
+    if not 0 < count < 20_000:
+        return None
+    side = min(strength.shape)
+    for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        if min(high, wide) < max(24, side / 4) or max(high, wide) > 4 * min(high, wide):
+            continue
+        own = labels[rows, columns] == k
+        filled = ndimage.binary_fill_holes(own)
+        if filled is None or own.sum() < 0.5 * filled.sum():
+            continue
+        if filled.sum() < 0.9 * upright_area(np.pad(filled, 1)):
+            continue
+        inner = ndimage.binary_erosion(filled, iterations=3)
+        sheet = pixels[rows, columns]
+        paper = np.median(sheet[own], axis=0)
+        ink = find_ink(np.where(inner[:, :, None], sheet, paper).astype(np.float32), False)
+        if np.isfinite(ink.level):
+            whole = np.zeros_like(strength)
+            whole[rows, columns] = ink.strength
+            return Ink(whole, ink.level)
+    return None
+
+
+def without_frames(strength: np.ndarray, level: float) -> np.ndarray:
+    """Clear the outlines of boxes, and leave what is in them, even where it touches."""
+    labels, count = label(strength > level)
+    if not 0 < count < 20_000:
+        return strength
+    for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        if min(rows.stop - rows.start, columns.stop - columns.start) < 20:
+            continue
+        own = labels[rows, columns] == k
+        if own.mean() > 0.5:
+            continue
+        filled = np.pad(ndimage.binary_fill_holes(own), 1)
+        if filled.sum() < 3 * own.sum() or filled.sum() < 0.92 * upright_area(filled):
+            continue
+        # The outline is as wide as most rows begin with.
+        first = own.argmax(axis=1)
+        width = [int((~row[f:]).argmax()) for row, f in zip(own, first, strict=True)]
+        wide = int(np.median(width)) + 2
+        ring = filled & ~ndimage.binary_erosion(filled, iterations=wide)
+        ring = ndimage.binary_dilation(np.pad(ring, wide), iterations=wide)
+        strength = strength.copy()
+        top, left = max(0, rows.start - wide - 1), max(0, columns.start - wide - 1)
+        around = strength[top : rows.stop + wide + 1, left : columns.stop + wide + 1]
+        ring = ring[top - rows.start + wide + 1 :, left - columns.start + wide + 1 :]
+        around[ring[: around.shape[0], : around.shape[1]]] = 0
+    return strength
+
+
+def upright_area(mask: np.ndarray) -> float:
+    """The area of the smallest box around a mask, which may be turned by up to 15 degrees."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    left, right = mask[rows].argmax(axis=1), mask.shape[1] - mask[rows, ::-1].argmax(axis=1)
+    x, y = np.concatenate([left, right]), np.concatenate([rows, rows])
+    angles = np.deg2rad(np.arange(-15, 16))[:, None]
+    wide = np.ptp(x * np.cos(angles) - y * np.sin(angles), axis=1)
+    high = np.ptp(x * np.sin(angles) + y * np.cos(angles), axis=1) + 1
+    return float((wide * high).min())
+
+
 def is_solid(part: np.ndarray) -> bool:
     """Whether a part fills much of its box, as a digit does and a frame doesn't."""
     return float(part.mean()) > 0.2
@@ -217,7 +291,7 @@ def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
         around = np.stack([strength[np.clip(at + d, 0, height - 1), columns] for d in range(-8, 9)])
         around[:, ~here] = 0
         peak = around[6:11].max(axis=0)
-        usual = ndimage.median_filter(peak, max(9, width // 8), mode="nearest")
+        usual = ndimage.median_filter(peak, max(15, width // 3), mode="nearest")
         thick = float(np.median((around > 0.4 * usual).sum(axis=0)[here]))
         found.append((at, here, usual, thick))
     if not found:
@@ -350,8 +424,9 @@ def cut(ink: Ink) -> list[Mark]:
         names = keep + 1
     else:
         names = np.arange(1, count + 1)
-    big = sizes >= max(6, 0.12 * np.quantile(sizes, 0.99))
-    boxes, names = boxes[big | (sizes >= 3)], names[big | (sizes >= 3)]
+    boxes, names = boxes[sizes >= 3], names[sizes >= 3]
+    if len(boxes) == 0:
+        return []
     groups = joined(boxes, labels, names)
     marks = []
     for group in groups:
@@ -359,7 +434,22 @@ def cut(ink: Ink) -> list[Mark]:
         left, top = members[:, :2].min(axis=0)
         right, bottom = members[:, 2:].max(axis=0)
         marks.append(mark(ink, labels, names[group], (left, top, right, bottom)))
-    return marks
+    return of_one_pen(marks)
+
+
+def of_one_pen(marks: list[Mark]) -> list[Mark]:
+    """The marks without those that are much thinner or paler than most: rests of lines, print
+    that shows through.
+    """  # fmt: skip
+    if len(marks) < 2:
+        return marks
+    areas = np.array([mark.ink.size for mark in marks])
+    most = areas >= 0.3 * np.median(areas)
+    thin = np.array([thickness(mark.ink > 127) for mark in marks])
+    pale = np.array([mark.strength for mark in marks])
+    keep = thin > 0.4 * np.median(thin[most])
+    keep &= pale > 0.45 * np.median(pale[most])
+    return [mark for mark, good in zip(marks, keep, strict=True) if good]
 
 
 def mark(ink: Ink, labels: np.ndarray, names: np.ndarray, box: Box) -> Mark:
@@ -374,15 +464,16 @@ def mark(ink: Ink, labels: np.ndarray, names: np.ndarray, box: Box) -> Mark:
     strength = ink.strength[top:bottom, left:right]
     full = float(np.quantile(strength[own], 0.9))
     own_ink = np.where(reach & (own | (there == 0)), strength, 0)
-    return trimmed(np.minimum(own_ink * (255 / full), 255).round().astype(np.uint8), left, top)
+    own_ink = np.minimum(own_ink * (255 / full), 255).round().astype(np.uint8)
+    return trimmed(own_ink, left, top, full)
 
 
-def trimmed(ink: np.ndarray, left: int, top: int) -> Mark:
+def trimmed(ink: np.ndarray, left: int, top: int, strength: float) -> Mark:
     """A mark whose box is as small as its ink, `ink` lying with its corner at (left, top)."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     first, last = (int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1)
     box = (left + first[1], top + first[0], left + last[1], top + last[0])
-    return Mark(box, ink[first[0] : last[0], first[1] : last[1]])
+    return Mark(box, ink[first[0] : last[0], first[1] : last[1]], strength)
 
 
 def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.ndarray]:
@@ -406,6 +497,8 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
             own = labels[top:bottom, left:right] == names[i]
             filled = ndimage.binary_fill_holes(own)
             frame[i] = own.mean() < 0.35 and filled is not None and filled.mean() > 0.7
+    weights = np.cumsum(np.sort(sizes) ** 2)
+    usual = float(np.sort(sizes)[np.searchsorted(weights, weights[-1] / 2)])
     groups: list[list[int]] = []
     extent: list[np.ndarray] = []
     for i in order:
@@ -419,11 +512,13 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
             ratio = sizes[i] / tall
             away = np.hypot(np.maximum(across, 0), np.maximum(down, 0)) / tall
             lap = -across / np.minimum(known[:, 2] - known[:, 0], width[i])
-            grown = (
-                np.maximum(known[:, 3], boxes[i, 3]) - np.minimum(known[:, 1], boxes[i, 1])
-            ) / tall
+            high = np.maximum(known[:, 3], boxes[i, 3]) - np.minimum(known[:, 1], boxes[i, 1])
+            grown = high / tall
             piece = (away < 0.22) & (ratio < 0.75) & (lap > 0.4) & (grown < 1.45)
-            piece |= (away < 0.16) & (ratio < 0.6) & (height[i] < 0.45 * tall) & (grown < 1.25)
+            piece |= (away < 0.22) & (lap > 0.5) & (high < 1.15 * usual)
+            wide = np.maximum(known[:, 2], boxes[i, 2]) - np.minimum(known[:, 0], boxes[i, 0])
+            flat = (height[i] < 0.45 * tall) & (grown < 1.25) & (wide < 1.4 * np.maximum(tall, usual))
+            piece |= (away < 0.16) & flat
             piece &= (ratio > 0.18) | (away < 0.06)
             speck = (ratio < 0.35) & (away < 2.5)
             if piece.any():

@@ -294,12 +294,63 @@ def judged(
     Returns:
         The marks, what the network saw of each, and the probabilities (N, classes).
     """
-    images, probabilities = seen(marks, model)
+    marks, images, probabilities = together(marks, *seen(marks, model), model)
     result: list[tuple[Mark, np.ndarray, np.ndarray]] = []
+    usual = float(np.median([mark.ink.shape[0] for mark in marks]))
     for mark, image, p in zip(marks, images, probabilities, strict=True):
-        result.extend(apart(mark, model, float(p.max())) or [(mark, image, p)])
+        whole = [(mark, image, p)]
+        tall = mark.ink.shape[0] > 0.6 * usual
+        result.extend((tall and apart(mark, model, float(p.max()))) or whole)
     marks, images = [r[0] for r in result], [r[1] for r in result]
     return marks, images, np.array([r[2] for r in result])
+
+
+def together(
+    marks: list[Mark], images: list[np.ndarray], probabilities: np.ndarray, model: Any
+) -> tuple[list[Mark], list[np.ndarray], np.ndarray]:
+    """Join marks that lie on each other and read better as one: a digit that a line cut in two."""
+    boxes = np.array([mark.box for mark in marks])
+    left, top, right, bottom = boxes.T
+    pairs = []
+    for i in range(len(marks)):
+        lap = np.minimum(right, right[i]) - np.maximum(left, left[i])
+        narrow = np.minimum(right - left, right[i] - left[i])
+        gap = top - bottom[i]
+        tall = np.maximum(bottom - top, bottom[i] - top[i])
+        near = (lap > 0.5 * narrow) & (np.abs(gap) < 0.15 * tall) & (top > top[i])
+        pairs += [(i, int(j)) for j in np.flatnonzero(near)]
+    if not pairs:
+        return marks, images, probabilities
+    joint = [united(marks[i], marks[j]) for i, j in pairs]
+    joint_images, joint_probabilities = seen(joint, model)
+    best = probabilities.max(axis=1)
+    gone: set[int] = set()
+    added = []
+    for n in np.argsort(-joint_probabilities.max(axis=1)):
+        i, j = pairs[n]
+        better = float(joint_probabilities[n].max()) > max(0.7, min(best[i], best[j]) + 0.05)
+        if better and not gone & {i, j}:
+            gone |= {i, j}
+            added.append(n)
+    rest = [i for i in range(len(marks)) if i not in gone]
+    return (
+        [marks[i] for i in rest] + [joint[n] for n in added],
+        [images[i] for i in rest] + [joint_images[n] for n in added],
+        np.concatenate([probabilities[rest], joint_probabilities[added]]),
+    )
+
+
+def united(one: Mark, other: Mark) -> Mark:
+    """Two marks as one."""
+    left, top = np.minimum(one.box[:2], other.box[:2])
+    right, bottom = np.maximum(one.box[2:], other.box[2:])
+    ink = np.zeros((bottom - top, right - left), np.uint8)
+    for mark in (one, other):
+        height, width = mark.ink.shape
+        y, x = mark.box[1] - top, mark.box[0] - left
+        part = ink[y : y + height, x : x + width]
+        np.maximum(part, mark.ink, out=part)
+    return Mark((int(left), int(top), int(right), int(bottom)), ink, one.strength)
 
 
 def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarray]:
@@ -354,7 +405,7 @@ def apart(
     parts = []
     for i, j in spans:
         ink = mark.ink[:, cuts[i] : cuts[j]]
-        parts.append(trimmed(ink, left + cuts[i], top) if ink.any() else None)
+        parts.append(trimmed(ink, left + cuts[i], top, mark.strength) if ink.any() else None)
     there = [k for k, part in enumerate(parts) if part is not None]
     if not there:
         return None

@@ -17,6 +17,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tinydigits.data import held_out, load_mnist
+from tinydigits.files import write_json
 from tinydigits.preparation import prepare
 
 Generator = np.random.Generator
@@ -30,7 +31,7 @@ SIGNS = "+×÷=%&#@?*<>~^$€§£¥-–ΔΣΩΨπλ∞√≈≠±{}[]"
 CANVAS = 96
 """Height and width, in pixels, of what things are drawn on before they are brought to 28x28."""
 
-LAYERS = "conv3:8 separable3:40 pool separable3:40 again again again"
+LAYERS = "conv3:8 pool separable3:40 separable3:40 again again"
 """The judge's network, in the words of `tinydigits.layers`."""
 
 
@@ -174,12 +175,14 @@ def draw_none(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.nd
         if kind < 0.55:
             text = rng.choice(list(UNLIKE))
             ink = by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))]))
-        elif kind < 0.63:
+        elif kind < 0.62:
+            ink = by_hand(rng, stroked(rng, rng.choice(list(LETTERS))), 1.5)
+        elif kind < 0.69:
             text = rng.choice(list(SIGNS))
             ink = by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))]))
-        elif kind < 0.78:
+        elif kind < 0.81:
             ink = scribble(rng)
-        elif kind < 0.86:
+        elif kind < 0.88:
             ink = by_hand(rng, shape(rng), 1.0)
         else:
             ink = debris(rng, digits)
@@ -198,6 +201,52 @@ def draw_digit(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.n
         large = np.asarray(Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC))
         return prepare(by_hand(rng, large), 0)
     return digit
+
+
+LETTERS: dict[str, list[list[tuple[float, float]]]] = {
+    "A": [[(0, 1), (0.5, 0), (1, 1)], [(0.2, 0.62), (0.8, 0.62)]],
+    "C": [[(0.9, 0.15), (0.5, 0), (0.1, 0.3), (0.1, 0.7), (0.5, 1), (0.9, 0.85)]],
+    "E": [[(0.8, 0), (0, 0), (0, 1), (0.8, 1)], [(0, 0.5), (0.65, 0.5)]],
+    "F": [[(0.8, 0), (0, 0), (0, 1)], [(0, 0.48), (0.6, 0.48)]],
+    "H": [[(0, 0), (0, 1)], [(0.8, 0), (0.8, 1)], [(0, 0.5), (0.8, 0.5)]],
+    "K": [[(0, 0), (0, 1)], [(0.7, 0), (0, 0.55), (0.75, 1)]],
+    "L": [[(0, 0), (0, 1), (0.7, 1)]],
+    "M": [[(0, 1), (0.1, 0), (0.5, 0.6), (0.9, 0), (1, 1)]],
+    "N": [[(0, 1), (0, 0), (0.8, 1), (0.8, 0)]],
+    "P": [[(0, 1), (0, 0), (0.5, 0.02), (0.7, 0.25), (0.5, 0.5), (0, 0.52)]],
+    "R": [[(0, 1), (0, 0), (0.5, 0.02), (0.7, 0.25), (0.5, 0.48), (0, 0.5)], [(0.3, 0.5), (0.75, 1)]],
+    "T": [[(0, 0), (0.9, 0)], [(0.45, 0), (0.45, 1)]],
+    "U": [[(0, 0), (0.02, 0.7), (0.4, 1), (0.75, 0.7), (0.8, 0)]],
+    "V": [[(0, 0), (0.4, 1), (0.8, 0)]],
+    "W": [[(0, 0), (0.25, 1), (0.5, 0.3), (0.75, 1), (1, 0)]],
+    "X": [[(0, 0), (0.8, 1)], [(0.8, 0), (0, 1)]],
+    "Y": [[(0, 0), (0.4, 0.5)], [(0.8, 0), (0.4, 0.5), (0.4, 1)]],
+    "d": [[(0.65, 0.55), (0.3, 0.4), (0, 0.7), (0.3, 1), (0.65, 0.8)], [(0.67, 0), (0.67, 1)]],
+    "h": [[(0, 0), (0, 1)], [(0, 0.6), (0.3, 0.42), (0.55, 0.6), (0.57, 1)]],
+    "k": [[(0, 0), (0, 1)], [(0.5, 0.4), (0, 0.72), (0.55, 1)]],
+    "m": [[(0, 0.4), (0, 1)], [(0, 0.6), (0.25, 0.4), (0.5, 0.6), (0.5, 1)],
+          [(0.5, 0.6), (0.75, 0.4), (1, 0.6), (1, 1)]],
+    "n": [[(0, 0.4), (0, 1)], [(0, 0.6), (0.3, 0.4), (0.6, 0.6), (0.6, 1)]],
+    "p": [[(0, 0.3), (0, 1)], [(0, 0.4), (0.4, 0.3), (0.55, 0.5), (0.35, 0.7), (0, 0.65)]],
+    "r": [[(0, 0.4), (0, 1)], [(0, 0.65), (0.2, 0.42), (0.5, 0.42)]],
+    "t": [[(0.3, 0), (0.3, 0.85), (0.5, 1), (0.65, 0.9)], [(0, 0.33), (0.65, 0.33)]],
+    "u": [[(0, 0.4), (0.03, 0.85), (0.3, 1), (0.6, 0.8)], [(0.6, 0.4), (0.62, 1)]],
+    "w": [[(0, 0.4), (0.2, 1), (0.45, 0.5), (0.7, 1), (0.9, 0.4)]],
+    "x": [[(0, 0.4), (0.6, 1)], [(0.6, 0.4), (0, 1)]],
+    "÷": [[(0, 0.5), (0.9, 0.5)], [(0.45, 0.15), (0.46, 0.16)], [(0.45, 0.84), (0.46, 0.85)]],
+}  # fmt: skip
+"""Letters, and one sign, as pen strokes through points (x, y), y downwards."""
+
+CURVED = "CPRUdhmnprtu"
+
+
+def stroked(rng: Generator, letter: str) -> np.ndarray:
+    """A letter of `LETTERS`, drawn by an unsteady pen: uint8 (CANVAS, CANVAS)."""
+    lines = [
+        (np.array(line) + rng.normal(0, 0.03, (len(line), 2))) * 56 + 20
+        for line in LETTERS[letter]
+    ]
+    return stroke(rng, lines, smooth=letter in CURVED)
 
 
 def draw(seed: int, digits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -224,10 +273,11 @@ def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> Any:
 
     mnist = held_out(load_mnist())
     config = dataclasses.replace(
-        preset("tiny4k"), name="judge", seed=seed, layers=tuple(LAYERS.split()), epochs=epochs
+        preset("tiny4k"), name="judge", seed=seed, layers=tuple(LAYERS.split()), epochs=epochs,
+        batch_size=128,
     )
     images, labels = draw(seed, mnist.train_images, count)
-    unseen, truth = draw(seed + 1, mnist.test_images, len(mnist.test_images))
+    unseen, truth = draw(seed + 1, mnist.test_images[:5000], 5_000)
     torch.manual_seed(seed)
     model = Network(config.layers, config.dropout, class_names=("digit", "none"))
     run = training.Run(
