@@ -67,9 +67,9 @@ def find_ink(pixels: np.ndarray, deeper: bool = True) -> Ink:
         found = on_sheet(pixels, strength, level)
         if found is not None:
             return found
-    strength = without_borders(strength, threshold(strength, floor))
     strength = without_frames(strength, threshold(strength, floor))
     strength = without_lines(strength, floor, threshold(strength, floor))
+    strength = without_borders(strength, threshold(strength, floor))
     return Ink(strength, threshold(strength, floor))
 
 
@@ -337,13 +337,13 @@ def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
     picture in which something runs all the way; then each follows its own strips, for paper bends.
     """
     height, width = strength.shape
-    strips = int(np.clip(width // 12, 8, 64))
+    strips = int(np.clip(width // 10, 8, 64))
     edges = np.linspace(0, width, strips + 1).astype(int)
-    # A line that climbs a pixel in five is still found, because it is fattened across first.
-    fat = ndimage.maximum_filter1d(strength, 3, axis=0)
+    # A steep line still runs all the way through a strip, because it is fattened across first.
+    fat = ndimage.maximum_filter1d(strength, 5 if min(strength.shape) > 200 else 3, axis=0)
     runs = np.minimum.reduceat(fat, edges[:-1], axis=1).T  # (strips, height)
     there = ndimage.maximum_filter1d(runs > floor, 3, axis=1)
-    drift = max(2, int(0.13 * width))
+    drift = max(2, int(0.11 * max(width, height)))
     step = 2
     margin = drift
     padded = np.zeros((strips, height + 4 * margin), np.int16)
@@ -519,6 +519,8 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
             wide = np.maximum(known[:, 2], boxes[i, 2]) - np.minimum(known[:, 0], boxes[i, 0])
             flat = (height[i] < 0.45 * tall) & (grown < 1.25) & (wide < 1.4 * np.maximum(tall, usual))
             piece |= (away < 0.16) & flat
+            short = np.minimum(known[:, 3] - known[:, 1], height[i]) < 0.75 * usual
+            piece |= (away < 0.1) & short & (high < 1.15 * usual) & (wide < 1.15 * usual)
             piece &= (ratio > 0.18) | (away < 0.06)
             speck = (ratio < 0.35) & (away < 2.5)
             if piece.any():
