@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -123,10 +122,14 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome
 def few(mnist: Mnist, monkeypatch: pytest.MonkeyPatch) -> Mnist:
     """Runs see only the first 500 training digits and 200 test digits, and draw no report."""
     digits = Mnist(*(part[: 200 if len(part) == 10_000 else 500] for part in mnist))
-    monkeypatch.setattr("tinydigits.training.load_mnist", lambda root: digits)
-    monkeypatch.setattr("tinydigits.training.HELD_OUT", 100)
-    monkeypatch.setattr("tinydigits.data.load_mnist", lambda root: digits)
-    no_report: Any = ModuleType("tinydigits.report")
-    no_report.write_report = lambda *_: None
-    monkeypatch.setitem(sys.modules, "tinydigits.report", no_report)
+    for module in ("data", "training", "runs"):
+        monkeypatch.setattr(f"tinydigits.{module}.load_mnist", lambda root: digits)
+    monkeypatch.setattr("tinydigits.data.HELD_OUT", 100)
+    monkeypatch.setattr("tinydigits.runs.write_report", lambda *_: None)
     return digits
+
+
+@pytest.fixture
+def clean_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code counts as committed; the tests are run before that, too."""
+    monkeypatch.setattr("tinydigits.lab.certify.commit", lambda: "c0ffee")

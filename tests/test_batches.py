@@ -1,14 +1,16 @@
-"""The augmentation: identity at zero, known distortions, paper from beyond the edge, its price."""
+"""Batches: the augmentation (identity at zero, known distortions, its price) and the shuffling."""
 
 import dataclasses
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from tinydigits import preset
-from tinydigits.augment import distort
+from tinydigits.batches import Digits, distort, shuffled_batches
 from tinydigits.data import MEAN, STD
+from tinydigits.model import normalise
 
 PAPER = -MEAN / STD
 STILL = dataclasses.replace(preset("classic"), rotation=0, scale=0, shear=0, shift=0)
@@ -83,3 +85,61 @@ def test_it_costs_less_than_a_fifth_of_a_training_step() -> None:
         return min(times)
 
     assert shortest(lambda: distort(images, config)) < shortest(step) / 5
+
+
+# ---------------------------------------------------------------------------------- batches
+
+
+@pytest.fixture
+def digits() -> Digits:
+    return Digits(np.zeros((1000, 28, 28), np.uint8), np.arange(1000), "cpu")
+
+
+def order(digits: Digits, seed: int, epoch: int, batch_size: int = 64) -> list[int]:
+    batches = shuffled_batches(digits, batch_size, seed, epoch)
+    return torch.cat([labels for _, labels in batches]).tolist()
+
+
+def test_every_digit_comes_exactly_once_per_epoch(digits: Digits):
+    assert sorted(order(digits, 1, 1)) == list(range(1000))
+
+
+def test_order_is_shuffled(digits: Digits):
+    assert order(digits, 1, 1) != list(range(1000))
+
+
+def test_order_depends_on_seed_and_epoch_alone(digits: Digits):
+    torch.manual_seed(1)
+    first = order(digits, 1, 1)
+    torch.manual_seed(2)
+    assert order(digits, 1, 1, batch_size=100) == first
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(1, 2), (2, 1), (0, 2), (2**63 - 1, 1)])
+def test_other_seed_or_epoch_gives_another_order(digits: Digits, seed: int, epoch: int):
+    assert order(digits, seed, epoch) != order(digits, 1, 1)
+
+
+def test_drawing_an_order_leaves_torchs_generator_alone(digits: Digits):
+    before = torch.get_rng_state()
+    order(digits, 1, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_last_batch_holds_what_is_left_over(digits: Digits):
+    sizes = [len(labels) for _, labels in shuffled_batches(digits, 300, 1, 1)]
+    assert sizes == [300, 300, 300, 100]
+
+
+def test_batch_holds_normalised_images_with_their_labels():
+    images = np.arange(3, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
+    ((batch, labels),) = shuffled_batches(Digits(images, np.arange(3), "cpu"), 3, 1, 1)
+    assert batch.shape == (3, 1, 28, 28)
+    expected = (labels / 255 - 0.1307) / 0.3081
+    torch.testing.assert_close(batch, expected[:, None, None, None].expand(3, 1, 28, 28))
+
+
+def test_normalise_leaves_the_bytes_alone():
+    images = torch.full((1, 28, 28), 255, dtype=torch.uint8)
+    normalise(images)
+    assert (images == 255).all()

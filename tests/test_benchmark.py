@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from tinydigits import benchmark, config
+from tinydigits import config
 from tinydigits.files import read_json, write_json
+from tinydigits.lab import benchmark
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -25,13 +26,13 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 @pytest.mark.slow
-def test_all_presets_are_measured_beside_the_literal_recipe(timed: dict) -> None:
+def test_all_presets_are_measured_beside_the_baseline(timed: dict) -> None:
     rows = timed["presets"]
-    assert [name for name in rows if "float32" not in name] == ["notebook", "sprint", "classic"]
+    assert [name for name in rows if "float32" not in name] == ["baseline", "sprint", "classic"]
     chosen = rows["classic"]["precision"]
     assert ("classic in float32" in rows) == (chosen == "bfloat16")
-    assert rows["notebook"]["times_as_fast"] == rows["notebook"]["share_of_literal"] == 1
-    assert rows["notebook"]["precision"] == "float32"
+    assert rows["baseline"]["times_as_fast"] == rows["baseline"]["share_of_baseline"] == 1
+    assert rows["baseline"]["precision"] == "float32"
     for row in rows.values():
         assert row["seconds"] == pytest.approx(row["seconds_per_epoch"] * row["epochs"])
         assert sum(row["profile"].values()) == pytest.approx(1)
@@ -41,23 +42,23 @@ def test_all_presets_are_measured_beside_the_literal_recipe(timed: dict) -> None
 
 
 @pytest.mark.slow
-def test_the_profile_knows_what_a_recipe_does(timed: dict) -> None:
+def test_the_profile_knows_what_a_preset_does(timed: dict) -> None:
     rows = timed["presets"]
     for row in rows.values():
         assert row["profile"]["optimiser"] > 0
         assert row["profile"]["the rest"] > 0
     # Muon computes more than SGD does, and most of it in operators that it calls.
-    optimisers = [rows[name]["profile"]["optimiser"] for name in ("sprint", "notebook")]
+    optimisers = [rows[name]["profile"]["optimiser"] for name in ("sprint", "baseline")]
     assert optimisers[0] > optimisers[1]
-    assert rows["notebook"]["profile"]["augmentation"] == 0
-    assert rows["notebook"]["profile"]["dropout"] > 0
+    assert rows["baseline"]["profile"]["augmentation"] == 0
+    assert rows["baseline"]["profile"]["dropout"] > 0
     assert rows["classic"]["profile"]["dropout"] == 0
     assert rows["classic"]["profile"]["augmentation"] > 0
     assert 0 < rows["classic"]["augmentation_share"] < 1
-    assert rows["notebook"]["augmentation_share"] == 0
+    assert rows["baseline"]["augmentation_share"] == 0
     # SGD is cheap beside what it optimises; Muon on small batches need not be.
-    literal = rows["notebook"]["profile"]
-    assert literal["convolutions, backward"] > literal["optimiser"]
+    baseline = rows["baseline"]["profile"]
+    assert baseline["convolutions, backward"] > baseline["optimiser"]
     for row in rows.values():
         assert row["profile"]["convolutions, backward"] > 0
         assert min(row["profile"][part] for part in ("BatchNorm, forward", "ReLU", "pooling")) > 0
@@ -66,7 +67,7 @@ def test_the_profile_knows_what_a_recipe_does(timed: dict) -> None:
 @pytest.mark.slow
 def test_the_tables_have_a_row_for_everything(timed: dict) -> None:
     speed = benchmark.speed_table(timed).splitlines()
-    assert [line.split("|")[1].strip() for line in speed[2:5]] == ["notebook", "sprint", "classic"]
+    assert [line.split("|")[1].strip() for line in speed[2:5]] == ["baseline", "sprint", "classic"]
     assert "| yes |" in speed[3]
     assert "| not certified |" in speed[4]
     profile = benchmark.profile_table(timed).splitlines()
@@ -93,14 +94,14 @@ def test_a_convolution_is_nothing_but_a_convolution(capfd: pytest.CaptureFixture
     assert 0 < shares["the rest"] < 1
 
 
-def test_the_committed_timings_are_of_the_present_recipes_and_results() -> None:
+def test_the_committed_timings_are_of_the_present_presets_and_results() -> None:
     rows = read_json(RESULTS / "benchmark.json")["presets"]
     assert {*config.PRESETS} <= {*rows}
     for name, row in rows.items():
         timed = config.Config.from_json(row["config"])
-        recipe = config.preset(name.removesuffix(" in float32"))
+        now = config.preset(name.removesuffix(" in float32"))
         same = {field: getattr(timed, field) for field in ("threads", "device", "precision")}
-        assert timed == dataclasses.replace(recipe, **same)
+        assert timed == dataclasses.replace(now, **same)
         assert row["certified_mean"] == benchmark.certified_mean(RESULTS, name)
 
 
@@ -110,5 +111,5 @@ def test_the_committed_timings_reach_what_was_asked_for() -> None:
     assert rows["classic"]["times_as_fast"] >= 3
     assert rows["classic in float32"]["times_as_fast"] >= 1.8
     reaching = [row for row in rows.values() if (row["certified_mean"] or 0) >= timed["goal"]]
-    assert min(row["share_of_literal"] for row in reaching) <= 1 / 20
+    assert min(row["share_of_baseline"] for row in reaching) <= 1 / 20
     assert max(row["augmentation_share"] for row in rows.values()) < 1 / 5

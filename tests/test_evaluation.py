@@ -1,11 +1,11 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from tinydigits import Evaluation, evaluate
+from tinydigits import Evaluation, Misuse, evaluate
 
 
 def made_of(probs: list[dict[int, float]], labels: list[int]) -> Evaluation:
@@ -20,17 +20,23 @@ def made_of(probs: list[dict[int, float]], labels: list[int]) -> Evaluation:
 FOUR = made_of([{3: 0.95}, {9: 0.65, 4: 0.3}, {9: 0.62, 4: 0.36}, {9: 0.65}], [3, 4, 4, 9])
 
 
-class Lookup(nn.Module):
-    """Answers 3 for every digit, with the same log-probabilities; remembers how it was called."""
+class Ramp:
+    """A predictor without PyTorch: the same log-probabilities, -4 to -1, for every digit."""
+
+    def __init__(self, classes: int = 10):
+        self.classes = classes
+        self.read: list[np.ndarray] = []
+
+    def log_probs(self, images: np.ndarray) -> np.ndarray:
+        self.read.append(images)
+        return np.linspace(-4, -1, self.classes, dtype=np.float32)[None].repeat(len(images), 0)
+
+
+class Named(Ramp):
+    class_names = ("ant", "bee", "cicada")
 
     def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.linspace(-4, -1, 10))
-        self.calls: list[tuple[int, bool, bool]] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls.append((len(x), self.training, torch.is_grad_enabled()))
-        return self.weight.repeat(len(x), 1)
+        super().__init__(3)
 
 
 def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,84 +48,130 @@ def test_loss_is_the_sum_over_the_data_divided_by_its_size():
     assert FOUR.loss == pytest.approx(loss, rel=1e-6)
 
 
-def test_loss_of_a_model_is_the_one_computed_by_hand():
+def test_loss_of_a_predictor_is_the_one_computed_by_hand():
     # Labels 0, 1, 2 get -4, -4 + 1/3, -4 + 2/3.
-    assert evaluate(Lookup(), *digits(3)).loss == pytest.approx((12 - 1 / 3 - 2 / 3) / 3)
+    assert evaluate(Ramp(), *digits(3)).loss == pytest.approx((12 - 1 / 3 - 2 / 3) / 3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
-def test_batches_of_unequal_size_weigh_by_their_size(batch_size: int):
-    expected = np.linspace(4, 1, 10)[np.arange(7)].mean()
-    assert evaluate(Lookup(), *digits(7), batch_size).loss == pytest.approx(expected)
+# ---------------------------------------------------------------------------- what is evaluated
 
 
-def test_last_batch_holds_what_is_left_over():
-    model = Lookup()
-    evaluate(model, *digits(7), batch_size=3)
-    assert [n for n, _, _ in model.calls] == [3, 3, 1]
+@pytest.mark.parametrize("size", [(28, 28), (5, 9)])
+def test_a_predictor_gets_the_images_as_they_are(size: tuple[int, int]):
+    predictor = Ramp()
+    images = np.random.default_rng(0).integers(0, 256, (4, *size), np.uint8)
+    evaluate(predictor, images, [0, 1, 2, 3])
+    (read,) = predictor.read
+    assert read.dtype == np.uint8
+    assert read.flags.c_contiguous
+    np.testing.assert_array_equal(read, images)
 
 
-def test_model_reads_in_eval_mode_and_without_gradients():
-    model = Lookup().train()
-    evaluate(model, *digits(2))
-    assert model.calls == [(2, False, False)]
+LABELS = [3, 1, 2, 0]
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_mode_is_restored(training: bool):
-    model = Lookup().train(training)
-    evaluate(model, *digits(2))
-    assert model.training is training
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS,
+        tuple(LABELS),
+        np.array(LABELS, np.int8),
+        np.array(LABELS, np.uint64),
+        np.array(LABELS, ">i4"),
+        np.array(LABELS[::-1])[::-1],
+        np.array([LABELS, LABELS]).T[:, 0],
+        torch.tensor(LABELS),
+        torch.tensor(LABELS, dtype=torch.uint8),
+    ],
+    ids=["list", "tuple", "int8", "uint64", "big-endian", "flipped", "strided", "tensor", "uint8"],
+)
+def test_labels_of_any_whole_numbers_are_the_same_labels(labels: Any):
+    result = evaluate(Ramp(), digits(4)[0], labels)
+    assert result.labels.dtype == np.int64
+    assert result.labels.tolist() == LABELS
+    assert result.loss == evaluate(Ramp(), digits(4)[0], np.array(LABELS)).loss
 
 
-def test_mode_is_restored_after_an_error():
-    class Broken(Lookup):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("broken")
-
-    model = Broken().train()
-    with pytest.raises(RuntimeError, match="broken"):
-        evaluate(model, *digits(2))
-    assert model.training
-
-
-def test_model_gets_normalised_images():
-    class Corner(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(()))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert x.shape[1:] == (1, 28, 28)
-            return x[:, 0, 0, :10]
-
-    images = np.zeros((1, 28, 28), np.uint8)
-    images[0, 0, 1] = 255
-    row = evaluate(Corner(), images, np.array([0])).log_probs[0]
-    assert row[:2] == pytest.approx([-0.1307 / 0.3081, (1 - 0.1307) / 0.3081])
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda images: images[::-1, ::-1, ::-1],
+        lambda images: images.transpose(0, 2, 1),
+        lambda images: images[::2],
+        lambda images: np.asfortranarray(images),
+        lambda images: torch.from_numpy(images),
+        lambda images: torch.from_numpy(images).flip(2),
+        lambda images: torch.from_numpy(images).mT,
+    ],
+    ids=["flipped", "transposed", "every second", "Fortran", "tensor", "flipped tensor", "mT"],
+)
+def test_a_view_of_images_is_read_like_its_copy(view: Any):
+    images = np.random.default_rng(0).integers(0, 256, (6, 28, 28), np.uint8)
+    expected = np.asarray(view(images)).copy()
+    predictor = Ramp()
+    evaluate(predictor, view(images), [0] * len(expected))
+    np.testing.assert_array_equal(predictor.read[0], expected)
 
 
-def test_weights_do_not_change():
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.Linear(784, 10)).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate(model, *digits(5))
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+IMAGES = np.zeros((2, 28, 28), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((0, 28, 28), np.uint8), np.zeros(0, int), "N of 1 or more"),
-        (np.zeros((2, 27, 28), np.uint8), np.zeros(2, int), r"\(N, 28, 28\)"),
-        (np.zeros((2, 784), np.uint8), np.zeros(2, int), r"\(N, 28, 28\)"),
-        (np.zeros((2, 28, 28), np.float32), np.zeros(2, int), "raw uint8 bytes, not float32"),
-        (np.zeros((2, 28, 28), np.uint8), np.zeros(3, int), r"labels must be \(2,\)"),
-        (np.zeros((2, 28, 28), np.uint8), np.zeros((2, 1), int), r"labels must be \(2,\)"),
+        (IMAGES[:0], np.zeros(0, int), r"with N of 1 or more, not \(0, 28, 28\)"),
+        ([], [], r"with N of 1 or more, not \(0,\)"),
+        (IMAGES.reshape(2, 784), [0, 1], r"\(N, height, width\) .* not \(2, 784\)"),
+        (IMAGES[0], [0], r"\(N, height, width\) .* not \(28, 28\)"),
+        (IMAGES[:, None], [0, 1], r"\(N, height, width\) .* not \(2, 1, 28, 28\)"),
+        (IMAGES.astype(np.float32), [0, 1], "raw pixels, uint8 from 0 to 255, not float32"),
+        (torch.zeros(2, 28, 28), [0, 1], "raw pixels, uint8 from 0 to 255, not float32"),
+        (IMAGES.astype(np.int64), [0, 1], "raw pixels, uint8 from 0 to 255, not int64"),
+        ([[1], [2, 3]], [0, 1], "images must be an array of numbers, not list"),
+        (torch.zeros(2, 28, 28, dtype=torch.bfloat16), [0, 1], "images must be an array"),
+        (IMAGES, np.zeros(3, int), r"labels must be \(2,\) like the images, not \(3,\)"),
+        (IMAGES, np.zeros((2, 1), int), r"labels must be \(2,\)"),
+        (IMAGES, 3, r"labels must be \(2,\)"),
+        (IMAGES, None, r"labels must be \(2,\)"),
+        (IMAGES, [0, [1]], "labels must be an array of numbers, not list"),
+        (IMAGES, [0.0, 1.0], "labels must be whole numbers, not float64"),
+        (IMAGES, torch.zeros(2), "labels must be whole numbers, not float32"),
+        (IMAGES, [True, False], "labels must be whole numbers, not bool"),
+        (IMAGES, ["0", "1"], "labels must be whole numbers, not <U1"),
+        (IMAGES, [0, None], "labels must be whole numbers, not object"),
+        (IMAGES, [0, -1], "labels must be from 0 to 9, .* not -1"),
+        (IMAGES, torch.tensor([0, -1]), "labels must be from 0 to 9, .* not -1"),
+        (IMAGES, [10, 0], "labels must be from 0 to 9, .* not 10"),
+        (IMAGES, np.array([0, 255], np.uint8), "labels must be from 0 to 9, .* not 255"),
+        (IMAGES, np.array([0, 2**64 - 1], np.uint64), "labels must be from 0 to 9, .* not 184467"),
     ],
 )
-def test_wrong_input_is_refused(images, labels, message: str):
-    with pytest.raises(ValueError, match=message):
-        evaluate(Lookup(), images, labels)
+def test_wrong_input_is_refused_in_one_sentence(images: Any, labels: Any, message: str):
+    with pytest.raises(Misuse, match=message) as refusal:
+        evaluate(Ramp(), images, labels)
+    assert isinstance(refusal.value, ValueError)
+    assert str(refusal.value).count("\n") == 0
+
+
+def test_the_last_class_is_that_of_the_predictor():
+    assert evaluate(Named(), IMAGES, [0, 2]).accuracy == 50
+    with pytest.raises(Misuse, match="labels must be from 0 to 2, the classes of this network"):
+        evaluate(Named(), IMAGES, [0, 3])
+
+
+def test_classes_have_the_names_that_the_predictor_gives_them():
+    result = evaluate(Named(), IMAGES, [0, 2])
+    assert result.class_names == ("ant", "bee", "cicada")
+    assert result.confusion().shape == (3, 3)
+    assert [len(values) for values in result.precision_and_recall()] == [3, 3]
+
+
+def test_classes_without_names_have_their_numbers():
+    assert evaluate(Ramp(4), IMAGES, [0, 3]).class_names == ("0", "1", "2", "3")
+    assert FOUR.class_names == tuple("0123456789")
+
+
+# ----------------------------------------------------------------------------------- the metrics
 
 
 def test_accuracy_is_in_percent():

@@ -18,7 +18,7 @@ import torch
 from conftest import TINY, TINYDIGITS, Outcome, child, run
 from safetensors.numpy import save_file
 
-from tinydigits import Config, Misuse, Mnist, build_model, training
+from tinydigits import Config, Misuse, Mnist, build_model, runs
 from tinydigits.model import save_model
 
 slow = pytest.mark.slow
@@ -46,13 +46,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     ("moment", "end", "exit_code"),
     [
         pytest.param("step:1", "SIGKILL", -9, marks=slow),
-        pytest.param("step:30", "SIGTERM", 143, marks=slow),
+        pytest.param("step:3", "SIGTERM", 143, marks=slow),
         pytest.param("before:checkpoint.pt:1", "SIGKILL", -9, marks=slow),
         pytest.param("after:checkpoint.pt:1", "SIGKILL", -9, marks=slow),
         pytest.param("before:metrics.csv:1", "SIGKILL", -9, marks=slow),
-        pytest.param("step:90", "SIGKILL", -9, marks=slow),
-        pytest.param("step:90", "SIGTERM", 143),
-        pytest.param("step:90", "SIGINT", 130, marks=slow),
+        pytest.param("step:9", "SIGKILL", -9, marks=slow),
+        pytest.param("step:9", "SIGTERM", 143),
+        pytest.param("step:9", "SIGINT", 130, marks=slow),
         pytest.param("half:checkpoint.pt:2", "SIGKILL", -9),
         pytest.param("half:checkpoint.pt:2", "SIGTERM", 143, marks=slow),
         pytest.param("before:checkpoint.pt:2", "SIGKILL", -9, marks=slow),
@@ -87,10 +87,10 @@ def test_run_that_is_stopped_again_and_again_ends_like_one_that_was_not(
     whole_run: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    first = child("step:50", "SIGKILL", "train", *TINY, "--out", folder)
+    first = child("step:5", "SIGKILL", "train", *TINY, "--out", folder)
     ends = [
         child(moment, "SIGKILL", "train", "--resume", folder)
-        for moment in ("step:59", "half:checkpoint.pt:1", "after:checkpoint.pt:1", "step:9")
+        for moment in ("step:6", "half:checkpoint.pt:1", "after:checkpoint.pt:1", "step:4")
     ]
     assert [outcome.exit_code for outcome in (first, *ends)] == [-9] * 5
     assert child("never", "SIGKILL", "train", "--resume", folder).exit_code == 0
@@ -136,7 +136,7 @@ def test_signal_from_outside_stops_the_command_which_names_how_to_go_on(
 def half_run(few: Mnist, tmp_path: Path) -> Path:
     """A run of two epochs that was stopped after the first."""
     config = Config(layers=("pool", "conv3:4"), epochs=2, threads=1, out=tmp_path / "half")
-    next(training.epochs(training.start(config)))
+    next(runs.epochs(runs.start(config)))
     return tmp_path / "half"
 
 
@@ -154,11 +154,11 @@ def test_resuming_sweeps_up_what_a_killed_process_left(half_run: Path, command: 
 
 def test_folder_that_is_being_trained_in_is_left_alone(few: Mnist, tmp_path: Path):
     config = Config(layers=("pool", "conv3:4"), epochs=2, threads=1, out=tmp_path / "run")
-    run = training.start(config)
+    started = runs.start(config)
     with pytest.raises(Misuse, match="Another process is training"):
-        training.resume(tmp_path / "run")
-    training.complete(run)
-    assert len(training.resume(tmp_path / "run").history) == 2
+        runs.resume(tmp_path / "run")
+    runs.complete(started)
+    assert len(runs.resume(tmp_path / "run").history) == 2
 
 
 def test_checkpoint_of_other_options_is_refused(half_run: Path, command: Command):
@@ -193,7 +193,11 @@ def test_run_that_is_not_there_cannot_be_resumed(command: Command, tmp_path: Pat
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"layers": [', b"\xff\xfe", b"\0" * 100])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"layers": [', b"\xff\xfe", b"\0" * 100, b"[" * 100_000],
+    ids=["empty", "brace", "cut", "UTF-16", "zeros", "endless"],
+)
 def test_damaged_configuration_is_named(half_run: Path, command: Command, content: bytes):
     (half_run / "config.json").write_bytes(content)
     outcome = resume(command, half_run)
@@ -243,6 +247,20 @@ def test_damaged_checkpoint_is_named(half_run: Path, command: Command, damage: s
     outcome = resume(command, half_run)
     assert outcome.exit_code == 1
     assert f"{path} is damaged or belongs to another run" in outcome.sentence
+
+
+def test_rows_that_are_of_other_digits_are_refused(few: Mnist, tmp_path: Path, command: Command):
+    """As early versions wrote them for a run that holds digits out."""
+    folder = tmp_path / "run"
+    config = Config(layers=("pool", "conv3:4"), epochs=2, threads=1, validation=True, out=folder)
+    next(runs.epochs(runs.start(config)))
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    (row,) = state["history"]
+    state["history"] = [{key.replace("validation", "test"): row[key] for key in row}]
+    torch.save(state, folder / "checkpoint.pt")
+    outcome = resume(command, folder)
+    assert outcome.exit_code == 1
+    assert "checkpoint.pt is damaged or belongs to another run" in outcome.sentence
 
 
 @pytest.mark.parametrize("by", [pickle, torch], ids=["pickle", "torch"])
@@ -334,19 +352,29 @@ def test_pickle_called_safetensors_is_not_executed(command: Command, tmp_path: P
     assert not trace.exists()
 
 
-def test_model_of_another_shape_is_one_sentence(command: Command, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("conv3:2", "The weights in {path} do not fit"),
+        ("pool", "The header of {path} names no network"),
+        ('{"layers": ["conv3:2"]}', "The header of {path} names no network"),
+    ],
+)
+def test_model_of_another_shape_is_one_sentence(
+    command: Command, tmp_path: Path, header: str, message: str
+):
     path = tmp_path / "model.safetensors"
-    save_file({"classes.weight": np.zeros((10, 4, 1, 1), np.float32)}, path, {"tinydigits": "pool"})
+    save_file({"classes.weight": np.zeros((10, 4, 1, 1), np.float32)}, path, {"tinydigits": header})
     outcome = command("evaluate", path)
     assert outcome.exit_code == 1
-    assert f"The weights in {path} do not fit" in outcome.sentence
+    assert message.format(path=path) in outcome.sentence
 
 
 def test_model_that_is_not_finite_is_one_sentence(command: Command, tmp_path: Path):
     config = Config(layers=("conv3:2",))
     model = build_model(config)
     torch.nn.init.constant_(model.classes.weight, torch.nan)
-    save_model(tmp_path / "model.safetensors", model, config)
+    save_model(tmp_path / "model.safetensors", model)
     outcome = command("evaluate", tmp_path)
     assert outcome.exit_code == 1
     assert "are not all finite" in outcome.sentence

@@ -7,16 +7,17 @@ import html
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import need_tool
-from playwright.sync_api import sync_playwright
-from test_pictures import make_evaluation, make_history, make_images
+from playwright.sync_api import Browser, sync_playwright
+from test_figures import NAMES, make_evaluation, make_history, make_images
 
-from tinydigits import cli, report, training
+from tinydigits import cli, figures, report, runs
 from tinydigits.config import Config, preset
 from tinydigits.data import Mnist
 from tinydigits.files import Failure, Misuse, write_json
@@ -82,13 +83,14 @@ def make_run(folder: Path, **changes: Any) -> Path:
     """A finished run of a network that was never trained."""
     config = make_config(**changes)
     write_json(folder / "config.json", config.to_json())
-    save_model(folder / "model.safetensors", build_model(config), config)
+    save_model(folder / "model.safetensors", build_model(config))
     sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     write_json(folder / "summary.json", make_summary(weights_sha256=sha256))
     with (folder / "metrics.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(make_history(1)[0]))
+        rows = make_history(3, "validation" if config.validation else "test")
+        table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
-        table.writerows(make_history(3))
+        table.writerows(rows)
     return folder
 
 
@@ -99,18 +101,26 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Mnist:
     images = random.integers(0, 256, (140, 28, 28), np.uint8)
     labels = random.integers(0, 10, 140)
     digits = Mnist(images[:100], labels[:100], images[100:], labels[100:])
-    monkeypatch.setattr(report, "load_mnist", lambda root: digits)
-    monkeypatch.setattr(training, "HELD_OUT", 40)
+    monkeypatch.setattr(runs, "load_mnist", lambda root: digits)
+    monkeypatch.setattr("tinydigits.data.HELD_OUT", 40)
     return digits
 
 
-def test_a_report_is_a_page_and_four_pictures(tmp_path: Path):
-    write(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The folders of two reports, by how many digits were misread. Only to be read."""
+    folders = {errors: tmp_path_factory.mktemp(f"errors-{errors}") for errors in (0, 60)}
+    for errors, folder in folders.items():
+        write(folder, errors=errors)
+    return folders
 
 
-def test_the_page_says_what_was_measured(tmp_path: Path):
-    page = write(tmp_path)
+def test_a_report_is_a_page_and_four_pictures(written: dict[int, Path]):
+    assert {path.name for path in written[60].iterdir()} == set(FILES)
+
+
+def test_the_page_says_what_was_measured(written: dict[int, Path]):
+    page = (written[60] / "report.html").read_text(encoding="utf-8")
     words = html.unescape(re.sub(r"<[^>]*>|\s+", " ", page.replace("</code> <code>", " ")))
     for value in (
         "97.00 %", "0.0789 nats", "1,234", "56,789", "60 of 2,000", "2 of its 3 goals",
@@ -128,8 +138,8 @@ def test_the_page_says_what_was_measured(tmp_path: Path):
         assert row in re.sub(r"\s\s+", "  ", words)
 
 
-def test_the_page_needs_no_other_file(tmp_path: Path):
-    page = write(tmp_path)
+def test_the_page_needs_no_other_file(written: dict[int, Path]):
+    page = (written[60] / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|https?://""", page)
 
@@ -171,20 +181,18 @@ def test_digits_that_never_occur_have_no_share(tmp_path: Path):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", path.read_text(encoding="utf-8"))
 
 
-def test_equal_results_give_equal_bytes(tmp_path: Path):
-    for folder in ("first", "second"):
-        write(tmp_path / folder)
+def test_equal_results_give_equal_bytes(tmp_path: Path, written: dict[int, Path]):
+    write(tmp_path)
     for name in FILES:
-        first, second = (tmp_path / folder / name for folder in ("first", "second"))
-        assert first.read_bytes() == second.read_bytes()
+        assert (tmp_path / name).read_bytes() == (written[60] / name).read_bytes()
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        preset("notebook"),
-        dataclasses.replace(preset("notebook"), epochs=2, validation=True, learning_rate=1e-5),
-        dataclasses.replace(preset("notebook"), layers=("conv3:8", "pool"), data=Path("a b/'c'")),
+        preset("baseline"),
+        dataclasses.replace(preset("baseline"), epochs=2, validation=True, learning_rate=1e-5),
+        dataclasses.replace(preset("baseline"), layers=("conv3:8", "pool"), data=Path("a b/'c'")),
         make_config(),
         make_config(name="a-run.2", validation=True, momentum=0.0, precision="bfloat16"),
     ],
@@ -196,7 +204,7 @@ def test_the_command_repeats_the_configuration(config: Config, monkeypatch: pyte
         started.append(config)
         raise Failure("that is enough")
 
-    monkeypatch.setattr(training, "start", start)
+    monkeypatch.setattr(runs, "start", start)
     words = shlex.split(shlex.join(report.train_command(config)))
     with pytest.raises(SystemExit):
         cli.main(words[1:])
@@ -204,8 +212,8 @@ def test_the_command_repeats_the_configuration(config: Config, monkeypatch: pyte
 
 
 def test_the_command_names_only_what_differs_from_the_preset():
-    config = dataclasses.replace(preset("notebook"), epochs=2, out=Path("here"))
-    assert report.train_command(config) == ["tinydigits", "train", "notebook", "--epochs", "2"]
+    config = dataclasses.replace(preset("baseline"), epochs=2, out=Path("here"))
+    assert report.train_command(config) == ["tinydigits", "train", "baseline", "--epochs", "2"]
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -213,10 +221,10 @@ def test_a_report_is_written_again_with_the_same_bytes(
     tmp_path: Path, small_mnist: Mnist, validation: bool
 ):
     folder = make_run(tmp_path, validation=validation)
-    assert report.rewrite_report(folder) == folder / "report.html"
+    assert runs.rewrite_report(folder) == folder / "report.html"
     before = {name: (folder / name).read_bytes() for name in FILES}
     assert f" of {40:,}" in (folder / "report.html").read_text(encoding="utf-8")
-    report.rewrite_report(folder)
+    runs.rewrite_report(folder)
     assert {name: (folder / name).read_bytes() for name in FILES} == before
 
 
@@ -224,9 +232,9 @@ def test_a_report_is_about_the_digits_of_its_run(
     tmp_path: Path, small_mnist: Mnist, monkeypatch: pytest.MonkeyPatch
 ):
     read = []
-    monkeypatch.setattr(report, "write_report", lambda *arguments: read.append(arguments[-2:]))
-    report.rewrite_report(make_run(tmp_path / "test"))
-    report.rewrite_report(make_run(tmp_path / "held out", validation=True))
+    monkeypatch.setattr(runs, "write_report", lambda *arguments: read.append(arguments[-2:]))
+    runs.rewrite_report(make_run(tmp_path / "test"))
+    runs.rewrite_report(make_run(tmp_path / "held out", validation=True))
     expected = [
         (small_mnist.test_labels, small_mnist.test_images),
         (small_mnist.train_labels[-40:], small_mnist.train_images[-40:]),
@@ -248,7 +256,7 @@ def test_a_missing_or_damaged_file_is_named(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(Failure) as failure:
-        report.rewrite_report(tmp_path)
+        runs.rewrite_report(tmp_path)
     if name != "config.json" or content is None:
         assert name in str(failure.value)
     assert not (tmp_path / "report.html").exists()
@@ -261,58 +269,111 @@ def test_a_summary_with_impossible_values_is_a_failure(
     path = make_run(tmp_path) / "summary.json"
     write_json(path, json.loads(path.read_text()) | change)
     with pytest.raises(Failure, match=r"summary\.json"):
-        report.rewrite_report(tmp_path)
+        runs.rewrite_report(tmp_path)
 
 
-def test_a_summary_without_a_value_is_a_failure(tmp_path: Path, small_mnist: Mnist):
+@pytest.mark.parametrize("name", report.SUMMARY)
+def test_a_value_that_a_summary_lacks_is_named(tmp_path: Path, small_mnist: Mnist, name: str):
     path = make_run(tmp_path) / "summary.json"
     summary = json.loads(path.read_text())
-    del summary["macs"]
+    del summary[name]
     write_json(path, summary)
-    with pytest.raises(Failure, match=r"summary\.json lacks a value"):
-        report.rewrite_report(tmp_path)
+    with pytest.raises(Failure, match=rf"summary\.json lacks {name} or has impossible") as failure:
+        runs.rewrite_report(tmp_path)
+    assert str(failure.value).count("\n") == 0
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_all_that_the_page_reads_of_a_summary_is_checked(tmp_path: Path):
+    """The page may read nothing that `SUMMARY` lacks: it would fail with a traceback there."""
+    summary = {name: value for name, value in make_summary().items() if name in report.SUMMARY}
+    arguments = (make_config(), summary, make_history(1), make_evaluation(3), make_images())
+    report.write_report(tmp_path, *arguments)
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("curves", TypeError),
+        ("misclassified", KeyError),
+        ("confusion", AttributeError),
+        ("reliability", ValueError),
+    ],
+)
+def test_an_error_in_the_program_is_not_blamed_on_a_file(
+    tmp_path: Path, small_mnist: Mnist, monkeypatch: pytest.MonkeyPatch, name: str, error: Any
+):
+    def broken(*arguments: Any) -> None:
+        raise error("a bug")
+
+    monkeypatch.setattr(figures, name, broken)
+    with pytest.raises(error, match="a bug"):
+        runs.rewrite_report(make_run(tmp_path))
+
+
+def test_classes_have_the_names_that_the_network_gives_them(tmp_path: Path):
+    evaluation = make_evaluation(6, n=30, names=NAMES)
+    path = report.write_report(
+        tmp_path, make_config(), make_summary(), make_history(1), evaluation, make_images(30)
+    )
+    page = path.read_text(encoding="utf-8")
+    first_cells = re.findall(r"<tr><td>(\w+)</td><td>10</td>", page)
+    assert first_cells == list(NAMES)
+    worst = evaluation.errors()[0]
+    truth, guess = (NAMES[of[worst]] for of in (evaluation.labels, evaluation.guesses))
+    assert f"{truth} → {guess}<span>" in page
+    assert f"{truth} taken for {guess}: " in page
+    assert "1.10 for one that gives each of the 3 classes the same" in " ".join(page.split())
 
 
 def test_weights_of_another_run_are_refused(tmp_path: Path, small_mnist: Mnist):
-    config = make_config()
-    save_model(make_run(tmp_path) / "model.safetensors", build_model(config), config)
+    save_model(make_run(tmp_path) / "model.safetensors", build_model(make_config()))
     with pytest.raises(Failure, match="does not describe the weights"):
-        report.rewrite_report(tmp_path)
+        runs.rewrite_report(tmp_path)
 
 
 def test_a_run_that_is_not_finished_is_told_how_to_finish(tmp_path: Path):
     (make_run(tmp_path) / "model.safetensors").unlink()
     with pytest.raises(Misuse, match="--resume"):
-        report.rewrite_report(tmp_path)
+        runs.rewrite_report(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "epoch\n1\n", "epoch,train_loss\n1,x\n"])
-def test_a_table_that_is_none_is_a_failure(tmp_path: Path, text: str):
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_table_that_is_none_is_a_failure(tmp_path: Path, text: str, validation: bool):
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(Failure, match=r"metrics\.csv is not a table of epochs"):
-        report.read_metrics(tmp_path / "metrics.csv")
+        runs.read_metrics(tmp_path / "metrics.csv", make_config(validation=validation))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = need_tool("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER)
+        yield browser
+        browser.close()
 
 
 @pytest.mark.parametrize("errors", [0, 60])
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_the_page(tmp_path: Path, errors: int, width: int, scheme: Any):
-    chromium = need_tool("chromium")
-    write(tmp_path, errors=errors)
+def test_a_browser_shows_the_page(
+    written: dict[int, Path], browser: Browser, errors: int, width: int, scheme: Any
+):
     complaints: list[str] = []
     requests: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER)
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((tmp_path / "report.html").as_uri(), wait_until="load")
-        widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        heading = page.inner_text("h1")
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((written[errors] / "report.html").as_uri(), wait_until="load")
+    widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    heading = page.inner_text("h1")
+    page.close()
     assert complaints == []
     assert [url for url in requests if not url.startswith("data:")] == requests[:1]
     assert len(widths) == 3 + errors

@@ -1,45 +1,94 @@
-"""The README's table: written from the results, and the same as they are."""
+"""The documents' tables: written from the results, and the same as they are."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tinydigits import Failure, ladder
+from tinydigits import Failure
+from tinydigits.lab import tables
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
 
 
 def test_the_documents_say_what_the_results_say() -> None:
-    for path, name, table in ladder.all_tables(ROOT / "results", ROOT / "README.md"):
+    for path, name, table in tables.all_tables(RESULTS, ROOT / "README.md"):
         text = path.read_text(encoding="utf-8")
-        assert ladder.replace_table(text, name, table) == text, f"{path}: run `tinydigits ladder`"
+        same = tables.replace_table(text, name, table) == text
+        assert same, f"{path}: run `tinydigits lab tables`"
 
 
-def test_every_anchor_is_in_the_caption_with_its_source() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for label, _, _, source in ladder.ANCHORS:
-        assert f"| {label} |" in text
-        assert source in text
+def test_the_documents_have_no_marks_that_no_table_belongs_to() -> None:
+    made = {(path, name) for path, name, _ in tables.all_tables(RESULTS, ROOT / "README.md")}
+    there = {
+        (path, line.removeprefix("<!-- ").removesuffix(": begin -->"))
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("<!-- ") and line.endswith(": begin -->")
+    }
+    assert there == made
+
+
+def test_every_network_of_others_has_its_figure_and_where_it_was_read() -> None:
+    others = json.loads((RESULTS / "others.json").read_text(encoding="utf-8"))["accuracy"]
+    lines = tables.others_table(RESULTS / "others.json").splitlines()[2:]
+    for row, line in zip(others, lines, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells == [
+            *(row["label"], f"{row['parameters']:,}", f"{row['accuracy']:.2f}", row["source"])
+        ]
+        assert row["source"].strip()
 
 
 def test_only_what_is_between_the_marks_is_replaced() -> None:
     text = "before\n<!-- ladder: begin -->\nold\n<!-- ladder: end -->\nafter"
-    assert ladder.replace_table(text, "ladder", "new") == text.replace("old", "new")
+    assert tables.replace_table(text, "ladder", "new") == text.replace("old", "new")
 
 
 def test_a_document_without_marks_is_refused() -> None:
     with pytest.raises(Failure, match="needs the lines"):
-        ladder.replace_table("# tinydigits", "ladder", "new")
+        tables.replace_table("# tinydigits", "ladder", "new")
 
 
 def test_without_results_the_error_says_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="tinydigits certify"):
-        ladder.read_studies(tmp_path)
+    with pytest.raises(Failure, match="tinydigits lab certify"):
+        tables.read_studies(tmp_path)
 
 
-def test_the_figure_shows_every_study_and_every_anchor() -> None:
-    studies = ladder.read_studies(ROOT / "results")
-    axes = ladder.figure(studies).axes[0]
+def test_timings_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    results = Path(shutil.copytree(RESULTS, tmp_path / "results"))
+    timed = json.loads((results / "benchmark.json").read_text())
+    for row in timed["presets"].values():
+        del row["share_of_baseline"]
+    (results / "benchmark.json").write_text(json.dumps(timed))
+    with pytest.raises(Failure, match=r"make it again with tinydigits lab benchmark"):
+        tables.all_tables(results, tmp_path / "README.md")
+
+
+def test_all_tables_are_written_and_the_figure_is_drawn(tmp_path: Path) -> None:
+    results = Path(shutil.copytree(RESULTS, tmp_path / "results"))
+    readme = tmp_path / "README.md"
+    (tmp_path / "docs").mkdir()
+    made = tables.all_tables(results, readme)
+    for path, name, _ in made:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->\n")
+    written = tables.write_tables(results, readme)
+    assert {*written} == {path for path, _, _ in made} | {tmp_path / "docs" / "ladder.png"}
+    for path, _, table in made:
+        assert table in path.read_text(encoding="utf-8")
+    assert all("old\n" not in path.read_text(encoding="utf-8") for path in written[:-1])
+    assert written[-1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_shows_every_study_and_every_network_of_others() -> None:
+    studies = tables.read_studies(RESULTS)
+    others = json.loads((RESULTS / "others.json").read_text(encoding="utf-8"))["accuracy"]
+    axes = tables.figure(studies, others).axes[0]
     written = {text.get_text() for text in axes.texts}
     assert {study["preset"] for study in studies} <= written
-    assert {anchor[0] for anchor in ladder.ANCHORS} <= written
+    assert {row["label"] for row in others} <= written
+    drawn = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()}  # pyright: ignore
+    assert {(row["parameters"], row["accuracy"]) for row in others} <= drawn

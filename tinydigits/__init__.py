@@ -5,6 +5,7 @@ works without PyTorch.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from tinydigits.training import Run
 
 __version__ = "0.1.0"
+
+# Where PyTorch computes with several threads, those that wait for the others do so in a loop, and
+# keep the cores from whoever they wait for: beside other busy processes a training step can then
+# take a hundred times as long. After so many rounds of the loop a thread goes to sleep instead; the
+# figures are in docs/performance.md. The variable is read once, when PyTorch is imported, so it is
+# set here, where every way into this package passes. What the user has set counts.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _HOME = {
     "Config": "config",

@@ -16,13 +16,14 @@ from tyro.conf import Positional, arg
 
 from tinydigits import __version__
 from tinydigits.config import ACCURACY_GOAL, DEFAULT_PRESET, PRESETS, Config, preset
-from tinydigits.files import Failure, Misuse, reason, say
+from tinydigits.files import Failure, Misuse, printable_streams, reason, say
 
 DESCRIPTION = """\
 Handwritten-digit recognition in a network small enough to fit anywhere.
 
 Start with: tinydigits train
-tinydigits --version prints the version."""
+
+The version: tinydigits --version"""
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET")]
 Model = Annotated[Positional[str], arg(metavar="MODEL")]
@@ -39,7 +40,7 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
         config: Annotated[Config, arg(name="")] = defaults,
         resume: Annotated[Path | None, arg(metavar="RUN")] = None,
     ) -> None:
-        """Train a network and write its weights, verdict, pictures and report to a run folder.
+        """Train a network and write its weights, verdict, figures and report to a run folder.
 
         Args:
             preset_name: The preset whose values the options start from (see: tinydigits presets).
@@ -51,8 +52,8 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
         if preset_name != defaults.name:
             preset(preset_name)  # refuses a name that is none
             raise Misuse(f"Name the preset first: tinydigits train {preset_name} ...")
-        beside = len(arguments) > (2 if any("=" in word for word in arguments[1:2]) else 3)
-        if resume is not None and beside:
+        # Counted in the words themselves, so that an option's default is refused like any value.
+        if resume is not None and len(arguments) != (3 if "--resume" in arguments else 2):
             raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
         run = runs.start(config) if resume is None else runs.resume(resume)
         where = f"tinydigits train --resume {shlex.quote(str(run.folder))}"
@@ -74,8 +75,10 @@ def evaluate(model: Model, data: Path | None = None) -> None:
     """Measure a trained network on the 10,000 test digits.
 
     Args:
-        model: A run folder, a .safetensors file, or a preset whose weights come along.
-        data: A folder that holds the MNIST files; by default they are found or fetched.
+        model: A preset, a run folder, or a .safetensors file.
+        data: A folder that holds MNIST, and the only place to look then: the four IDX files (.gz
+            or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by default MNIST is found or
+            fetched.
     """
     from tinydigits.data import load_mnist
     from tinydigits.evaluation import evaluate
@@ -162,7 +165,7 @@ def predict(
 
 
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
-    """Draw the pictures and the report of a finished run again.
+    """Draw the figures and the report of a finished run again.
 
     Args:
         run: A run folder.
@@ -209,7 +212,7 @@ def data(root: Annotated[Path | None, arg(name="data")] = None) -> None:
 
 
 def lab() -> None:
-    """What makes this project's claims: certify, ablation, benchmark, tables."""
+    """Measure what this project claims, and write it into the documents."""
 
 
 def certify(
@@ -227,7 +230,7 @@ def certify(
         preset_name: The preset's name (see: tinydigits presets).
         seeds: How many seeds, from 0 up.
         jobs: How many to train side by side, 0 for one per core.
-        backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
+        backend: Processes of this machine, or a Ray cluster (the extra `cluster`).
         folder: Where PRESET.json and the weights of seed 0 go.
     """
     from tinydigits.lab.certify import certify, verdicts
@@ -251,14 +254,14 @@ def certify(
 def ablation(
     seeds: int = 5, jobs: int = 0, backend: Backend = "local", folder: Path = RESULTS
 ) -> None:
-    """Walk from baseline to classic, one change at a time, over several seeds.
+    """Go from baseline to classic, one change at a time, with several seeds for each.
 
     The two ends are what certify measured; an interrupted study goes on.
 
     Args:
-        seeds: How many seeds for each stop in between, from 0 up.
+        seeds: How many seeds for each step between them, from 0 up.
         jobs: How many to train side by side, 0 for one per core.
-        backend: Where: processes of this machine, or a Ray cluster (the extra `cluster`).
+        backend: Processes of this machine, or a Ray cluster (the extra `cluster`).
         folder: Where certify's results are; the new ones go to ablation/ in it.
     """
     from tinydigits.lab.ablation import ablate, table
@@ -270,7 +273,7 @@ def tables(results: Path = RESULTS, readme: Path = Path("README.md")) -> None:
     """Write the tables of the documents, and the figure, from the results.
 
     Args:
-        results: The folder with what the other commands of the laboratory wrote.
+        results: The folder with what the other commands of the lab wrote.
         readme: The README whose table is replaced; the other documents are beside it or in docs/.
     """
     from tinydigits.lab.tables import write_tables
@@ -293,7 +296,7 @@ def benchmark(
 
     Args:
         preset_names: The presets to time; by default all of them.
-        results: The folder with what certify wrote: who reaches 99.4 % on average.
+        results: The folder with what certify wrote: which presets reach 99.4 % on average.
         rounds: How often each gets its turn; the median counts.
         threads: CPU threads for all of them, 0 for one per core.
         out: A file for the figures, as JSON.
@@ -308,8 +311,63 @@ def benchmark(
         write_json(out, timed)
 
 
+def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> None:
+    """Time training steps by number of threads and by how the threads wait for each other.
+
+    Prints Markdown tables. Measure on a machine that does nothing else.
+
+    Args:
+        rounds: How often each setting gets its turn.
+        seconds: How long a turn trains.
+        out: A file for the figures, as JSON.
+    """
+    from tinydigits.files import write_json
+    from tinydigits.lab.threads import compare, gain_table, waiting_table
+
+    timed = compare(rounds, seconds)
+    print(waiting_table(timed), end="\n\n")
+    print(gain_table(timed))
+    if out is not None:
+        write_json(out, timed)
+
+
+def judge(twin: Path, folder: Path = RESULTS, seed: int = 0) -> None:
+    """Train the network that tells digits from what is none, and draw the line between them.
+
+    Args:
+        twin: A run folder of tiny20k that was trained with --validation: its network never saw the
+            last 10,000 training digits, of which the line rejects 1 %.
+        folder: Where judge.json and judge.safetensors go.
+        seed: The seed of the training.
+    """
+    from tinydigits.lab.judge import write_judge
+
+    study = write_judge(twin, folder, seed)
+    print(f"{study['accuracy']:.2f} % of what the judge never saw told apart; LINE {study['line']}")
+
+
+def pictures(
+    folder: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: int = 10_000
+) -> None:
+    """Measure how well pictures are read: pages, moved digits, letters, scribbles, a photo.
+
+    Args:
+        folder: Where pictures.json goes.
+        jobs: How many pages to read side by side, 0 for one per core.
+        pages: How many pages to compose from the test digits.
+        digits: How many test digits to move, scale, invert, pad and recolour.
+    """
+    from tinydigits.files import write_json
+    from tinydigits.lab.pictures import measure, verdicts
+
+    measured = measure(pages, digits, jobs)
+    write_json(folder / "pictures.json", measured)
+    for asked, holds, value in verdicts(measured):
+        print(f"{'PASS' if holds else 'FAIL'} {asked}: {value}")
+
+
 COMMANDS = (predict, evaluate, report, summary, presets, data, lab)
-LAB = (certify, ablation, benchmark, tables)
+LAB = (certify, ablation, benchmark, threads, judge, pictures, tables)
 
 
 def run_command(arguments: list[str]) -> None:
@@ -335,6 +393,7 @@ def run_command(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (misuse) or 128 + signal."""
+    printable_streams()
     signal.signal(signal.SIGTERM, interrupt)
     try:
         run_command(sys.argv[1:] if arguments is None else arguments)

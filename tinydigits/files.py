@@ -5,10 +5,11 @@ sentence (`Failure`, `Misuse`), which the command line prints without a tracebac
 """
 
 import contextlib
+import io
 import json
 import os
+import secrets
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -38,51 +39,62 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def printable_streams() -> None:
+    r"""Let standard output and error print any text, whatever encoding the environment asks for.
+
+    A character that the encoding lacks is printed as its escape, like \u0107: better than an
+    error in the middle of a table.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def expand(path: str | Path) -> Path:
-    """`path` with ~ replaced by the home folder.
+    """`path` with a leading ~ or ~user replaced by that home.
 
     Raises:
-        Misuse: there is no such user, or no home folder.
+        Misuse: there is no such user, or this one has no home.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise Misuse(f"{path} cannot be resolved: {reason(error)}.") from error
+        home = Path(path).parts[0]
+        raise Misuse(
+            f"Nobody knows which folder {home} in {path} is: write the path in full."
+        ) from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Put `content` at `path` so that a reader finds the old file or the new one, never a half.
 
-    Text is written as UTF-8. The bytes go to a temporary file in the same folder, reach the disk,
-    and only then take the name; a failure or a kill on the way leaves what was at `path` alone.
+    Text is written as UTF-8; what is no text, as in the name of a file that is none, as its
+    escape. The bytes go to a temporary file in the same folder, reach the disk, and only then take
+    the name; a failure or a kill on the way leaves what was at `path` alone. Threads may write at
+    once, the same file too.
 
     Raises:
         Failure: the folder cannot be written, or the disk is full.
     """
     if isinstance(content, str):
-        content = content.encode()
-    temporary = None
+        content = content.encode(errors="backslashreplace")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        # "x": nobody else has this file. Open leaves its rights to the umask, as is usual, where
+        # the module tempfile makes files that only their owner can read.
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # NamedTemporaryFile makes files that only their owner can read; give the usual rights.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
         raise Failure(
             f"Cannot write {path}: {reason(error)}. Free the space or choose another folder."
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # mostly it has taken its name, or was never made
+            temporary.unlink()
 
 
 def sweep_temporaries(folder: Path) -> None:
@@ -110,5 +122,5 @@ def read_json(path: Path) -> Any:
         raise Failure(f"{path} does not exist: is {path.parent} a run folder?") from error
     except OSError as error:
         raise Failure(f"Cannot read {path}: {reason(error)}.") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise Failure(f"{path} is not valid JSON: {reason(error)}.") from error

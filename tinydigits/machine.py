@@ -8,10 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 
 from tinydigits.config import Config
 from tinydigits.files import Misuse
+from tinydigits.layers import plan
+
+WORTHWHILE = 30_000_000
+"""Multiply-accumulates of full convolutions in a training step from which on threads help."""
 
 
 def choose_device(config: Config) -> torch.device:
@@ -60,13 +65,39 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 def count_cores() -> int:
     """The CPU cores that this process may use; a container or a batch system may hold some back."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return there or 1
+    return joblib.cpu_count()
+
+
+def choose_threads(config: Config) -> int:
+    """The number of CPU threads that `config` asks for; for 0, as many as help.
+
+    That is the number in OMP_NUM_THREADS where the user has set it. Else it is one per core for a
+    training step with at least `WORTHWHILE` multiply-accumulates in full convolutions
+    (`full_macs`), and one for a step with fewer, which several threads make no quicker; the
+    figures are in docs/performance.md.
+    """
+    if config.threads:
+        return config.threads
+    # A list is for nested loops, of which only the outer one counts here.
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return count_cores() if full_macs(config) >= WORTHWHILE else 1
+
+
+def full_macs(config: Config) -> int:
+    """Multiply-accumulates of the full convolutions for one batch, forward.
+
+    Only they have enough to do between two meetings of the threads. A separable convolution does
+    little with each number, and its many small operators take their time on one thread or two.
+    """
+    macs = sum(stage.macs for stage in plan(config.layers) if stage.kind == "conv")
+    return config.batch_size * macs
 
 
 def use_threads(config: Config) -> int:
-    """Set the number of CPU threads that `config` asks for, and return it."""
-    threads = config.threads or count_cores()
+    """Set the number of CPU threads that `choose_threads` chooses, and return it."""
+    threads = choose_threads(config)
     torch.set_num_threads(threads)
     return threads
 

@@ -136,13 +136,12 @@ class Network(nn.Module):
                 f"The network reads uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}."
             )
         device = self.classes.weight.device
+        # PyTorch takes no array that is flipped or read-only.
+        pixels = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         was_training = self.training
         self.eval()
         try:
-            parts = [
-                self(part.to(device)).float().cpu()
-                for part in torch.from_numpy(images).split(batch_size)
-            ]
+            parts = [self(part.to(device)).float().cpu() for part in pixels.split(batch_size)]
         finally:
             self.train(was_training)
         return torch.cat(parts).numpy()

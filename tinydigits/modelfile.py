@@ -146,7 +146,7 @@ def read_model_file(path: Path, weights: bool = True) -> tuple[Description, dict
         raise Failure(f"{path} is a safetensors file, but not one that tinydigits wrote.")
     try:
         return parse_header(header), arrays
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise Failure(f"The header of {path} names no network: the file is damaged.") from error
 
 
@@ -154,7 +154,7 @@ def parse_header(header: str) -> Description:
     """Read a header: one JSON value or, as early files have it, the layers' words alone.
 
     Raises:
-        KeyError, TypeError, ValueError: it is neither.
+        KeyError, RecursionError, TypeError, ValueError: it is neither.
     """
     if not header.startswith("{"):
         return Description(tuple(header.split()))

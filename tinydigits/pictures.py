@@ -361,9 +361,13 @@ def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarra
     from tinydigits.preparation import prepare
 
     images = [prepare(mark.ink, paper=0) for mark in marks]
-    batch = np.stack(images)
-    log_probs = model.log_probs(batch) + judge().log_probs(batch)[:, :1]
-    return images, np.exp(log_probs.astype(np.float64))
+    return images, probabilities_of(np.stack(images), model)
+
+
+def probabilities_of(images: np.ndarray, model: Any) -> np.ndarray:
+    """Images uint8 (N, 28, 28) to the probabilities, float64 (N, classes), of being each digit."""
+    log_probs = model.log_probs(images) + judge().log_probs(images)[:, :1]
+    return np.exp(log_probs.astype(np.float64))
 
 
 @functools.cache

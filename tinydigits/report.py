@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def write_report(
         command=[shlex.quote(word) for word in train_command(config)],
         history=history,
         evaluation=evaluation,
+        chance_loss=math.log(len(names)),
         digits=list(zip(names, present, precision, recall, strict=True)),
         confusions=figures.describe_confusions(evaluation),
         misread=[

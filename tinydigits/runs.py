@@ -36,7 +36,7 @@ from tinydigits.files import (
     write_json,
 )
 from tinydigits.layers import total
-from tinydigits.machine import describe_machine, precision_name, use_threads
+from tinydigits.machine import choose_threads, describe_machine, precision_name, use_threads
 from tinydigits.model import load_model, model_bytes
 from tinydigits.modelfile import summarise
 from tinydigits.report import check_summary, write_report
@@ -78,6 +78,8 @@ def start(config: Config) -> Run:
         refuse_taken(expand(config.out))
     if config.data is not None:  # so that the run can be resumed from anywhere
         config = dataclasses.replace(config, data=expand(config.data).resolve())
+    # So that a resumed run has as many, wherever that is: with others the last bits may differ.
+    config = dataclasses.replace(config, threads=choose_threads(config))
     run = new_run(config)
     run.folder = new_folder(config.name) if config.out is None else expand(config.out)
     run.lock = claim(run.folder)
@@ -237,6 +239,8 @@ def load_checkpoint(run: Run, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["config"] != comparable(run.config):
             raise ValueError("it was made with other options")
+        if any(f"{reported_part(run.config)}_loss" not in row for row in state["history"]):
+            raise ValueError("its rows are about other digits")
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         if run.average is not None:

@@ -28,7 +28,7 @@ from tinydigits.data import load_mnist
 from tinydigits.files import Misuse
 from tinydigits.lab.certify import read_study
 from tinydigits.layers import total
-from tinydigits.machine import choose_precision, describe_machine, precision_name
+from tinydigits.machine import choose_precision, count_cores, describe_machine, precision_name
 from tinydigits.modelfile import summarise
 from tinydigits.training import Run, new_run, train_step
 
@@ -87,6 +87,7 @@ def benchmark(
     """
     if rounds < 1 or steps < 1:
         raise Misuse("benchmark needs at least 1 round and 1 step.")
+    threads = threads or count_cores()  # the same for all of them
     baseline_layers = preset(BASELINE).layers
     runs: dict[str, Run] = {}
     for name in (BASELINE, *(name for name in names if name != BASELINE)):

@@ -106,6 +106,7 @@ def train_seeds(
             )
         study, done = before, before["seeds"]
     missing = sorted({*range(seeds)} - {row["seed"] for row in done})
+    code = commit()  # before the training: what is committed meanwhile trains nothing
     if backend == "ray":
         from ray.util.joblib import register_ray
 
@@ -125,7 +126,7 @@ def train_seeds(
                 say(f"Stopped with {len(done)} of {seeds} seeds; the same command goes on there.")
                 raise
             for row, weights in results:  # pyright: ignore[reportGeneralTypeIssues]
-                done.append({**row, "commit": commit()})
+                done.append({**row, "commit": code})
                 if row["seed"] == 0 and keep_weights:
                     write_atomically(path.with_suffix(".safetensors"), weights)
             done.sort(key=lambda row: row["seed"])

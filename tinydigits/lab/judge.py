@@ -52,7 +52,7 @@ def held_out_fonts() -> list[Path]:
     return [folder / f"STIXGeneral{style}.ttf" for style in ("", "Bol", "Italic", "BolIta")]
 
 
-def glyph(rng: Generator, text: str, font: Any) -> np.ndarray:
+def glyph(text: str, font: Any) -> np.ndarray:
     """Text in a font, as ink: uint8 (CANVAS, CANVAS)."""
     image = Image.new("L", (CANVAS, CANVAS))
     ImageDraw.Draw(image).text((CANVAS / 2, CANVAS / 2), text, 255, font, anchor="mm")
@@ -174,12 +174,12 @@ def draw_none(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.nd
         kind = rng.random()
         if kind < 0.55:
             text = rng.choice(list(UNLIKE))
-            ink = by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))]))
+            ink = by_hand(rng, glyph(text, typefaces[rng.integers(len(typefaces))]))
         elif kind < 0.62:
             ink = by_hand(rng, stroked(rng, rng.choice(list(LETTERS))), 1.5)
         elif kind < 0.69:
             text = rng.choice(list(SIGNS))
-            ink = by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))]))
+            ink = by_hand(rng, glyph(text, typefaces[rng.integers(len(typefaces))]))
         elif kind < 0.81:
             ink = scribble(rng)
         elif kind < 0.88:
@@ -195,13 +195,16 @@ def draw_digit(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.n
     """A digit of MNIST as it is, now and then thicker or thinner, or one of a font."""
     if rng.random() < 0.12:
         text = str(rng.integers(10))
-        return prepare(by_hand(rng, glyph(rng, text, typefaces[rng.integers(len(typefaces))])), 0)
+        return prepare(by_hand(rng, glyph(text, typefaces[rng.integers(len(typefaces))])), 0)
     digit = digits[rng.integers(len(digits))]
     if rng.random() < 0.2:
         large = np.asarray(Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC))
         return prepare(by_hand(rng, large), 0)
     return digit
 
+
+REJECTED = 0.01
+"""The share of unseen digits that the line rejects."""
 
 LETTERS: dict[str, list[list[tuple[float, float]]]] = {
     "A": [[(0, 1), (0.5, 0), (1, 1)], [(0.2, 0.62), (0.8, 0.62)]],
@@ -262,8 +265,8 @@ def draw(seed: int, digits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     return images, (np.arange(len(images)) >= len(images) - count).astype(np.int64)
 
 
-def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> Any:
-    """Train the judge's network; nothing is written."""
+def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> tuple[Any, float]:
+    """Train the judge's network; what it tells apart, in %, of what it never saw."""
     import torch
 
     from tinydigits import training
@@ -293,4 +296,30 @@ def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> Any:
     )
     for row in training.epochs(run):
         print(f"epoch {row['epoch']}: {row['test_accuracy']:.2f} % of what it never saw", flush=True)
-    return run.network
+    return run.network, run.history[-1]["test_accuracy"]
+
+
+def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
+    """Train the judge, draw the line, and write judge.json and the network into `folder`.
+
+    The line is the confidence below which 1 % of the last 10,000 training digits lie, as read by a
+    twin that never saw them; the judge never saw them either.
+
+    Raises:
+        Misuse: `twin` is no run folder.
+        Failure: a file cannot be written.
+    """
+    from tinydigits.model import load_model, save_model
+
+    network, accuracy = train_judge(seed)
+    save_model(folder / "judge.safetensors", network, "judge")
+    unseen = held_out(load_mnist()).test_images
+    log_probs = load_model(twin).log_probs(unseen).max(axis=1) + network.log_probs(unseen)[:, 0]
+    study = {
+        "seed": seed,
+        "layers": LAYERS,
+        "accuracy": accuracy,
+        "line": round(float(np.quantile(np.exp(log_probs), REJECTED)), 3),
+    }
+    write_json(folder / "judge.json", study)
+    return study

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +40,11 @@ def write_tables(results: Path, readme: Path) -> list[Path]:
 
 def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     """Every table that is made from `results`: its document, its name in the marks, its text."""
-    from tinydigits.lab import ablation, benchmark
+    from tinydigits.lab import ablation, benchmark, threads
 
     docs = readme.parent / "docs"
+    performance = docs / "performance.md"
     studies = read_studies(results)
-    timed = read_json(results / "benchmark.json")
-    try:
-        speed, shares = benchmark.speed_table(timed), benchmark.profile_table(timed)
-    except (KeyError, TypeError) as error:
-        raise Failure(
-            f"{results / 'benchmark.json'} is not what this version writes: make it again with "
-            f"tinydigits lab benchmark --out {results / 'benchmark.json'}"
-        ) from error
     changes = ablation.table(ablation.read_rows(results))
     return [
         (readme, "ladder", short_table(studies)),
@@ -59,9 +53,28 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
         (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
         (docs / "from-baseline-to-classic.md", "ablation", changes),
-        (docs / "performance.md", "speed", speed),
-        (docs / "performance.md", "profile", shares),
+        (performance, "speed", timings(results, "benchmark", benchmark.speed_table)),
+        (performance, "profile", timings(results, "benchmark", benchmark.profile_table)),
+        (performance, "waiting", timings(results, "threads", threads.waiting_table)),
+        (performance, "threads", timings(results, "threads", threads.gain_table)),
     ]
+
+
+def timings(results: Path, command: str, table: Callable[[dict[str, Any]], str]) -> str:
+    """A table of what a command of the laboratory timed.
+
+    Raises:
+        Failure: its result is missing, or another version wrote it.
+    """
+    path = results / f"{command}.json"
+    timed = read_json(path)
+    try:
+        return table(timed)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(
+            f"{path} is not what this version writes: make it again with tinydigits lab {command} "
+            f"--out {path}"
+        ) from error
 
 
 def read_text(path: Path) -> str:
@@ -102,14 +115,14 @@ def replaced_table(path: Path) -> str:
     for row in read_json(path):
         mean, sd = statistics.fmean(row["accuracies"]), statistics.stdev(row["accuracies"])
         lines.append(
-            f"| `{row['preset']}` | {row['recipe']} | {mean:.3f} ± {sd:.3f} "
+            f"| `{row['preset']}` | {row['then']} | {mean:.3f} ± {sd:.3f} "
             f"({len(row['accuracies'])}) | {row['commit']} | {row['why']} |"
         )
     return "\n".join(lines)
 
 
 def probes_table(path: Path) -> str:
-    """The single runs that a recipe was tuned by, as a Markdown table, the larger networks first.
+    """The single runs that presets were tuned by, as a Markdown table, the larger networks first.
 
     Accuracies (%) are those of the held-out digits, of the last weights and of averaged ones.
     """

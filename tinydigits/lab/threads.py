@@ -1,0 +1,207 @@
+"""What several threads bring, and how they should wait for each other.
+
+How they wait is settled when PyTorch is imported, so every setting is measured in new processes,
+and in several, for the same setting is quick in one process and slow in the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tinydigits.config import PRESETS, preset
+from tinydigits.files import Misuse
+from tinydigits.lab.benchmark import batches
+from tinydigits.machine import choose_threads, count_cores, describe_machine, full_macs
+from tinydigits.training import Run, new_run, train_step
+
+WAITS = (300_000, 10_000, 3_000, 1_000)
+"""Values of GOMP_SPINCOUNT to compare; the first is what holds where nobody sets any."""
+
+WAITING = "classic"
+"""The preset whose threads wait in the comparison of `WAITS`."""
+
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    sum(range(1_000_000))
+"""
+"""What a busy process does, for as long as the process that started it is there."""
+
+WARM_UP = 3
+"""Training steps that are not counted, because the first ones prepare the others."""
+
+
+def compare(rounds: int = 5, seconds: float = 2) -> dict[str, Any]:
+    """Time training steps on the CPU by number of threads and by how the threads wait.
+
+    All settings take turns, so that a drifting machine hits all of them alike. Measure on a machine
+    that does nothing else.
+
+    Args:
+        rounds: turns of each setting, each in a process of its own where it is about waiting.
+        seconds: how long a turn trains, beside what its start and its first steps take.
+
+    Returns:
+        The seconds of a training step, a number for each turn: "waiting" has them for `WAITING`
+        with one thread and with one per core, for each of `WAITS`, on the machine as it is
+        ("quiet") and beside as many busy processes as there are cores ("busy"); "presets" has them
+        for each preset by the number of threads, with what `choose_threads` takes and the
+        figure that it goes by. Beside that the machine.
+
+    Raises:
+        Misuse: there is nothing to measure, or only one core.
+    """
+    cores = count_cores()
+    if rounds < 1 or seconds <= 0:
+        raise Misuse("threads needs at least 1 round and more than 0 seconds.")
+    if cores == 1:
+        raise Misuse("There is a single core here, so there is nothing to compare.")
+    waiting: list[dict[str, Any]] = [
+        {"threads": threads, "spins": spins, "quiet": [], "busy": []}
+        for threads, spins in ((1, WAITS[0]), *((cores, spins) for spins in WAITS))
+    ]
+    runs = {
+        name: new_run(dataclasses.replace(preset(name), device="cpu", threads=cores))
+        for name in PRESETS
+    }
+    presets: dict[str, dict[str, Any]] = {
+        name: {
+            "threads": choose_threads(preset(name)),
+            "full_macs": full_macs(preset(name)),
+            "seconds_per_step": {"1": [], str(cores): []},
+        }
+        for name in runs
+    }
+    for _ in tqdm(range(rounds), "quiet"):
+        for row in waiting:
+            row["quiet"].append(seconds_in_process(row["threads"], row["spins"], seconds))
+        for name, run in runs.items():
+            for threads, turns in presets[name]["seconds_per_step"].items():
+                torch.set_num_threads(int(threads))
+                turns.append(seconds_per_step(run, seconds))
+    with busy_processes(cores):
+        for _ in tqdm(range(rounds), "busy"):
+            for row in waiting:
+                row["busy"].append(seconds_in_process(row["threads"], row["spins"], seconds))
+    return {
+        "waiting": waiting,
+        "presets": presets,
+        "rounds": rounds,
+        "seconds": seconds,
+        **describe_machine(runs[WAITING].device),
+    }
+
+
+def seconds_per_step(run: Run, seconds: float) -> float:
+    """The mean time of a training step, its batch's making included.
+
+    It goes by the clock and not by a number of steps, for they may be a hundred times as slow.
+    """
+    run.model.train()
+    digits = itertools.chain.from_iterable(itertools.repeat(batches(run)))  # epoch after epoch
+    for images, labels in itertools.islice(digits, WARM_UP):
+        train_step(run, images, labels, progress=1 / 3)
+    steps, passed, began = 0, 0.0, time.perf_counter()
+    while passed < seconds:
+        train_step(run, *next(digits), progress=1 / 3)
+        steps += 1
+        passed = time.perf_counter() - began
+    return passed / steps
+
+
+def seconds_in_process(threads: int, spins: int, seconds: float) -> float:
+    """`seconds_per_step` of `WAITING` in a new process, with that GOMP_SPINCOUNT."""
+    environment = {**os.environ, "GOMP_SPINCOUNT": str(spins)}
+    environment.pop("OMP_WAIT_POLICY", None)
+    command = [sys.executable, "-m", __name__, str(threads), str(seconds)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Keep so many other processes computing all the while."""
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-c", BUSY]
+        busy = [stack.enter_context(subprocess.Popen(command)) for _ in range(count)]
+        for process in busy:
+            stack.callback(process.kill)
+        yield busy
+
+
+def waiting_table(timed: dict[str, Any]) -> str:
+    """How long a training step takes by how the threads wait, from `compare`, as Markdown."""
+    lines = [
+        "| threads | GOMP_SPINCOUNT | quiet: median | slowest start | busy: median "
+        "| slowest start |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in timed["waiting"]:
+        spins = "any" if row["threads"] == 1 else f"{row['spins']:,}"
+        figures = (
+            f"{1000 * value:,.1f}"
+            for turns in (row["quiet"], row["busy"])
+            for value in (statistics.median(turns), max(turns))
+        )
+        lines.append(f"| {row['threads']} | {spins} | {' | '.join(figures)} |")
+    lines.append(
+        f"\nMilliseconds a training step of `{WAITING}`, in {timed['rounds']} processes for each "
+        f"figure. {measured_on(timed)}"
+    )
+    return "\n".join(lines)
+
+
+def gain_table(timed: dict[str, Any]) -> str:
+    """What several threads bring to each preset, from `compare`, as a Markdown table."""
+    presets = timed["presets"]
+    _, cores = presets[WAITING]["seconds_per_step"]
+    lines = [
+        f"| preset | full convolutions, million MACs a step | 1 thread | {cores} threads "
+        "| times as fast | threads taken |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in presets.items():
+        one, all_cores = (statistics.median(turns) for turns in row["seconds_per_step"].values())
+        lines.append(
+            f"| {name} | {row['full_macs'] / 1e6:.1f} | {1000 * one:.1f} | {1000 * all_cores:.1f} "
+            f"| {gain(row):.2f} | {row['threads']} |"
+        )
+    lines.append(
+        f"\nMilliseconds a training step, median of {timed['rounds']} turns. {measured_on(timed)}"
+    )
+    return "\n".join(lines)
+
+
+def gain(row: dict[str, Any]) -> float:
+    """How many times as fast a preset trains with one thread per core as with a single one.
+
+    The median over the turns, in each of which both were measured one right after the other.
+    """
+    one, all_cores = row["seconds_per_step"].values()
+    return statistics.median(alone / shared for alone, shared in zip(one, all_cores, strict=True))
+
+
+def measured_on(timed: dict[str, Any]) -> str:
+    """The machine, for the line under a table."""
+    return (
+        f"{timed['processor']}, PyTorch {timed['versions']['torch']}; by `tinydigits lab threads`."
+    )
+
+
+if __name__ == "__main__":  # as `seconds_in_process` starts it
+    config = dataclasses.replace(preset(WAITING), device="cpu", threads=int(sys.argv[1]))
+    print(seconds_per_step(new_run(config), float(sys.argv[2])))
