@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tinydigits.files import Failure, Misuse
     from tinydigits.model import Network, build_model, load_model, normalise
     from tinydigits.modelfile import summarise
+    from tinydigits.pictures import Reading, read
     from tinydigits.runs import epochs, finish, resume, start, train
     from tinydigits.training import Run
 
@@ -42,6 +43,8 @@ _HOME = {
     "load_model": "model",
     "normalise": "model",
     "summarise": "modelfile",
+    "Reading": "pictures",
+    "read": "pictures",
     "Run": "training",
     "epochs": "runs",
     "finish": "runs",
@@ -57,6 +60,7 @@ __all__ = [
     "Misuse",
     "Mnist",
     "Network",
+    "Reading",
     "Run",
     "build_model",
     "epochs",
@@ -66,6 +70,7 @@ __all__ = [
     "load_model",
     "normalise",
     "preset",
+    "read",
     "resume",
     "start",
     "summarise",

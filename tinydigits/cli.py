@@ -346,9 +346,7 @@ def judge(twin: Path, folder: Path = RESULTS, seed: int = 0) -> None:
     print(f"{study['accuracy']:.2f} % of what the judge never saw told apart; LINE {study['line']}")
 
 
-def pictures(
-    folder: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: int = 10_000
-) -> None:
+def pictures(folder: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: int = 10_000) -> None:
     """Measure how well pictures are read: pages, moved digits, letters, scribbles, a photo.
 
     Args:

@@ -373,7 +373,10 @@ def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
         for e in range(-4, 5):
             claimed[k, at + e] = True
         track = followed(runs, rows)
-        outside = [share_of(there, np.round(track).astype(int) + e) for e in (-reach_of(height), reach_of(height))]
+        outside = [
+            share_of(there, np.round(track).astype(int) + e)
+            for e in (-reach_of(height), reach_of(height))
+        ]
         if max(outside) > 0.5:  # the edge of something dark and broad
             continue
         tracks.append(np.interp(np.arange(width), middles, track))
@@ -438,9 +441,10 @@ def cut(ink: Ink) -> list[Mark]:
 
 
 def of_one_pen(marks: list[Mark]) -> list[Mark]:
-    """The marks without those that are much thinner or paler than most: rests of lines, print
-    that shows through.
-    """  # fmt: skip
+    """The marks without those that are much thinner or paler than most.
+
+    Such are the rests of ruled lines, and print that shows through the paper.
+    """
     if len(marks) < 2:
         return marks
     areas = np.array([mark.ink.size for mark in marks])
@@ -517,7 +521,9 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
             piece = (away < 0.22) & (ratio < 0.75) & (lap > 0.4) & (grown < 1.45)
             piece |= (away < 0.22) & (lap > 0.5) & (high < 1.15 * usual)
             wide = np.maximum(known[:, 2], boxes[i, 2]) - np.minimum(known[:, 0], boxes[i, 0])
-            flat = (height[i] < 0.45 * tall) & (grown < 1.25) & (wide < 1.4 * np.maximum(tall, usual))
+            flat = (
+                (height[i] < 0.45 * tall) & (grown < 1.25) & (wide < 1.4 * np.maximum(tall, usual))
+            )
             piece |= (away < 0.16) & flat
             short = np.minimum(known[:, 3] - known[:, 1], height[i]) < 0.75 * usual
             piece |= (away < 0.1) & short & (high < 1.15 * usual) & (wide < 1.15 * usual)

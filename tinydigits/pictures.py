@@ -18,11 +18,16 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tinydigits.evaluation import as_array
 from tinydigits.files import Failure, Misuse, expand, reason, write_atomically
 from tinydigits.ink import Box, Mark, cut, find_ink, lines_of, trimmed
+from tinydigits.integer import load
 from tinydigits.layers import SIZE
 from tinydigits.modelfile import SHIPPED
+from tinydigits.preparation import prepare
 
 LARGEST = 100_000_000
 """Pixels from which a picture is refused, before it is unpacked."""
+
+HEIF = (".heic", ".heif", ".hif")
+"""The suffixes of the pictures that telephones take, and Pillow reads only with pillow-heif."""
 
 WORKING = 3_000_000
 """Pixels that a larger picture is reduced to; a digit is legible at 20 pixels."""
@@ -33,7 +38,7 @@ MOST = 3_000
 MODEL = "tiny20k"
 """The network that reads pictures where nothing else is said."""
 
-JUDGE = SHIPPED / "judge.safetensors"
+JUDGE = SHIPPED / "judge.tdq"
 """The network that says whether a mark is a digit at all."""
 
 LINE = 0.5
@@ -91,8 +96,6 @@ def read(
     """
     line = line_of(min_confidence)
     if isinstance(model, str | Path):
-        from tinydigits.integer import load
-
         model = load(model)
     image = open_picture(picture)
     pixels = pixels_of(image)
@@ -176,7 +179,9 @@ def open_picture(picture: Any) -> Image.Image:
         except OSError as error:
             if error.errno is not None:
                 raise Failure(f"{name} cannot be read: {reason(error)}.") from error
-            raise Failure(f"{name} is no picture of a kind that is known here.") from error
+            heif = source.suffix.lower() in HEIF if isinstance(source, Path) else False
+            how = "HEIC needs the extra heif" if heif else "save it as PNG or JPEG"
+            raise Failure(f"{name} is no picture of a kind that is known here: {how}.") from error
         except Exception as error:  # damaged files make Pillow raise almost anything
             raise Failure(f"{name} is damaged: {reason(error)}.") from error
         return decoded(image, name)
@@ -286,9 +291,7 @@ def reduced(image: Image.Image) -> Image.Image:
 # --------------------------------------------------------------------------- see and judge
 
 
-def judged(
-    marks: list[Mark], model: Any
-) -> tuple[list[Mark], list[np.ndarray], np.ndarray]:
+def judged(marks: list[Mark], model: Any) -> tuple[list[Mark], list[np.ndarray], np.ndarray]:
     """Read marks, and cut those apart that are digits which touch, where that reads better.
 
     Returns:
@@ -358,8 +361,6 @@ def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarra
 
     The network says which digit it is if it is one, the judge whether it is one: the product.
     """
-    from tinydigits.preparation import prepare
-
     images = [prepare(mark.ink, paper=0) for mark in marks]
     return images, probabilities_of(np.stack(images), model)
 
@@ -373,20 +374,16 @@ def probabilities_of(images: np.ndarray, model: Any) -> np.ndarray:
 @functools.cache
 def judge() -> Any:
     """The network that tells digits from what is none; `tinydigits lab judge` trained it."""
-    from tinydigits.integer import load
-
     return load(JUDGE)
 
 
-def apart(
-    mark: Mark, model: Any, whole: float
-) -> list[tuple[Mark, np.ndarray, np.ndarray]] | None:
+def apart(mark: Mark, model: Any, whole: float) -> list[tuple[Mark, np.ndarray, np.ndarray]] | None:
     """The digits that a wide mark is made of, or None if it reads better as a whole.
 
     Cuts are tried where little ink stands in a column; of all ways to choose among them, the one
     whose worst part is read with the most confidence counts.
     """
-    left, top, right, bottom = mark.box
+    left, top, *_ = mark.box
     height, width = mark.ink.shape
     if width < 0.9 * height or height < 8 or (whole > 0.95 and width < 1.3 * height):
         return None

@@ -25,7 +25,7 @@ Generator = np.random.Generator
 UNLIKE = "ACEFGHJKLMNPQRTUVWXYacdefhkmnprtuvwxy"
 """Letters that do not look like a digit."""
 
-SIGNS = "+×÷=%&#@?*<>~^$€§£¥-–ΔΣΩΨπλ∞√≈≠±{}[]"
+SIGNS = "+\u00d7÷=%&#@?*<>~^$€§£¥-ΔΣΩΨπλ∞√≈≠±{}[]"
 """Signs that do not look like a digit."""
 
 CANVAS = 96
@@ -41,7 +41,9 @@ def fonts() -> list[Path]:
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     names = ("DejaVu", "cmr10", "cmb10", "cmss10", "cmtt10")
-    return sorted(p for p in folder.glob("*.ttf") if p.stem.startswith(names) and "Disp" not in p.stem)
+    return sorted(
+        p for p in folder.glob("*.ttf") if p.stem.startswith(names) and "Disp" not in p.stem
+    )
 
 
 def held_out_fonts() -> list[Path]:
@@ -217,7 +219,8 @@ LETTERS: dict[str, list[list[tuple[float, float]]]] = {
     "M": [[(0, 1), (0.1, 0), (0.5, 0.6), (0.9, 0), (1, 1)]],
     "N": [[(0, 1), (0, 0), (0.8, 1), (0.8, 0)]],
     "P": [[(0, 1), (0, 0), (0.5, 0.02), (0.7, 0.25), (0.5, 0.5), (0, 0.52)]],
-    "R": [[(0, 1), (0, 0), (0.5, 0.02), (0.7, 0.25), (0.5, 0.48), (0, 0.5)], [(0.3, 0.5), (0.75, 1)]],
+    "R": [[(0, 1), (0, 0), (0.5, 0.02), (0.7, 0.25), (0.5, 0.48), (0, 0.5)],
+          [(0.3, 0.5), (0.75, 1)]],
     "T": [[(0, 0), (0.9, 0)], [(0.45, 0), (0.45, 1)]],
     "U": [[(0, 0), (0.02, 0.7), (0.4, 1), (0.75, 0.7), (0.8, 0)]],
     "V": [[(0, 0), (0.4, 1), (0.8, 0)]],
@@ -246,8 +249,7 @@ CURVED = "CPRUdhmnprtu"
 def stroked(rng: Generator, letter: str) -> np.ndarray:
     """A letter of `LETTERS`, drawn by an unsteady pen: uint8 (CANVAS, CANVAS)."""
     lines = [
-        (np.array(line) + rng.normal(0, 0.03, (len(line), 2))) * 56 + 20
-        for line in LETTERS[letter]
+        (np.array(line) + rng.normal(0, 0.03, (len(line), 2))) * 56 + 20 for line in LETTERS[letter]
     ]
     return stroke(rng, lines, smooth=letter in CURVED)
 
@@ -276,7 +278,11 @@ def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> tuple[An
 
     mnist = held_out(load_mnist())
     config = dataclasses.replace(
-        preset("tiny4k"), name="judge", seed=seed, layers=tuple(LAYERS.split()), epochs=epochs,
+        preset("tiny4k"),
+        name="judge",
+        seed=seed,
+        layers=tuple(LAYERS.split()),
+        epochs=epochs,
         batch_size=128,
     )
     images, labels = draw(seed, mnist.train_images, count)
@@ -295,12 +301,14 @@ def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> tuple[An
         optimizer=training.build_optimizer(model, config),
     )
     for row in training.epochs(run):
-        print(f"epoch {row['epoch']}: {row['test_accuracy']:.2f} % of what it never saw", flush=True)
+        print(
+            f"epoch {row['epoch']}: {row['test_accuracy']:.2f} % of what it never saw", flush=True
+        )
     return run.network, run.history[-1]["test_accuracy"]
 
 
 def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
-    """Train the judge, draw the line, and write judge.json and the network into `folder`.
+    """Train the judge, draw the line, and write judge.json and judge.tdq into `folder`.
 
     The line is the confidence below which 1 % of the last 10,000 training digits lie, as read by a
     twin that never saw them; the judge never saw them either.
@@ -309,17 +317,34 @@ def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
         Misuse: `twin` is no run folder.
         Failure: a file cannot be written.
     """
-    from tinydigits.model import load_model, save_model
+    from tinydigits.model import load_model
+    from tinydigits.quantise import fit_temperature, quantize
 
+    mnist = held_out(load_mnist())
+    reader = quantize(load_model(twin), mnist.train_images[:1000])
+    temperature = fit_temperature(reader, mnist.test_images, mnist.test_labels)
+    reader = dataclasses.replace(reader, temperature=temperature)
     network, accuracy = train_judge(seed)
-    save_model(folder / "judge.safetensors", network, "judge")
-    unseen = held_out(load_mnist()).test_images
-    log_probs = load_model(twin).log_probs(unseen).max(axis=1) + network.log_probs(unseen)[:, 0]
+    judge = integer_judge(network, seed, mnist)
+    judge.save(folder / "judge.tdq")
+    confidence = np.exp(
+        reader.log_probs(mnist.test_images).max(axis=1) + judge.log_probs(mnist.test_images)[:, 0]
+    )
     study = {
         "seed": seed,
         "layers": LAYERS,
         "accuracy": accuracy,
-        "line": round(float(np.quantile(np.exp(log_probs), REJECTED)), 3),
+        "rejected": REJECTED,
+        "line": round(float(np.quantile(confidence, REJECTED)), 3),
     }
     write_json(folder / "judge.json", study)
     return study
+
+
+def integer_judge(network: Any, seed: int, mnist: Any) -> Any:
+    """The judge in integers, its temperature fitted on what it never saw."""
+    from tinydigits.quantise import fit_temperature, quantize
+
+    images, labels = draw(seed + 2, mnist.test_images[:2500], 2500)
+    judge = quantize(network, images)
+    return dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))

@@ -64,11 +64,13 @@ def compose_page(
     1.5 pixels, corners moved by up to 5 %.
 
     Args:
+        rng: what all chances are drawn from.
         images: uint8 (N, 28, 28) to draw the digits from.
+        labels: (N,), their classes.
         paper: one of `KINDS`.
         inverted: light ink on dark paper.
     """
-    height = int(round(np.exp(rng.uniform(np.log(24), np.log(120)))))
+    height = round(np.exp(rng.uniform(np.log(24), np.log(120))))
     count = int(rng.integers(4, 41))
     columns = int(rng.integers(max(1, count // 8), min(count, 10) + 1))
     rows = -(-count // columns)
@@ -108,7 +110,9 @@ def compose_page(
     page = page + rng.normal(0, rng.uniform(0, 4), size)
     where = apply_warp(owner.astype(np.float32), warp, -1, order=0).astype(int)
     found = ndimage.find_objects(where + 1, len(placed))
-    boxes = [(0, 0, 0, 0) if b is None else (b[1].start, b[0].start, b[1].stop, b[0].stop) for b in found]
+    boxes = [
+        (0, 0, 0, 0) if b is None else (b[1].start, b[0].start, b[1].stop, b[0].stop) for b in found
+    ]
     return Page(
         np.clip(page, 0, 255).round().astype(np.uint8),
         boxes,
@@ -324,7 +328,9 @@ def rejections(count: int = 1000) -> dict[str, float]:
     unseen.append(ImageFont.load_default(60))
     letters = list(UNLIKE)
     draw = {
-        "letters of fonts that the judge saw": lambda: glyph(rng.choice(letters), one_of(rng, seen_fonts)),
+        "letters of fonts that the judge saw": lambda: glyph(
+            rng.choice(letters), one_of(rng, seen_fonts)
+        ),
         "letters of other fonts": lambda: glyph(rng.choice(letters), one_of(rng, unseen)),
         "letters of pen strokes": lambda: stroked(rng, rng.choice(list(LETTERS))),
         "scribbles": lambda: scribble(rng),
@@ -414,5 +420,7 @@ def verdicts(measured: dict[str, Any]) -> list[tuple[str, bool, str]]:
         accuracies["as they are"] - min(accuracies.values())
         for accuracies in measured["prepared"].values()
     )
-    rows.append(("lost by grey paper, pale ink, inversion, at most 0.3 points", lost <= 0.3, f"{lost:.2f}"))
+    rows.append(
+        ("lost by grey paper, pale ink, inversion, at most 0.3 points", lost <= 0.3, f"{lost:.2f}")
+    )
     return rows
