@@ -55,14 +55,14 @@ def find_ink(pixels: np.ndarray, deeper: bool = True) -> Ink:
     if paper_is_dark(grey):
         grey = -grey
     floor = max(FAINT, 5 * noise)
+    # How wide strokes are, and with them the window, is seen well enough on a reduced picture.
     side = min(grey.shape)
-    window = max(3, side // 2)
-    strength = above_paper(grey, window, noise)
+    step = max(1, side // 600)
+    rough = above_paper(block_mean(grey, step), max(3, side // 2 // step), noise / step)
+    thick = step * thickness(rough > threshold(rough, floor))
+    window = int(max(6 * thick, side / 10, 9))
+    strength = above_paper(grey, window if window < 0.3 * side else max(3, side // 2), noise)
     level = threshold(strength, floor)
-    thick = thickness(strength > level)
-    narrower = int(max(6 * thick, side / 10, 9))
-    if narrower < 0.6 * window:
-        strength = above_paper(grey, narrower, noise)
     if deeper:
         found = on_sheet(pixels, strength, level)
         if found is not None:
@@ -311,21 +311,19 @@ def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
             if np.median(line[2][line[1]]) < 0.7 * ink or line[3] < 0.5 * wide
         ]  # fmt: skip
     solid = strength > 0.6 * level
+    crossings: dict[int, np.ndarray] = {}
     for at, here, usual, thick in found:
         # What is much darker than its line, or goes on across it, is a stroke.
         across = int(2 * round(thick) + 3)
         reach = int(np.ceil(thick / 2)) + 1
-        low = max(0, int(at[here].min()) - across - reach)
-        high = min(height, int(at[here].max()) + across + reach + 1)
-        band = solid[low:high]
-        crossing = ndimage.maximum_filter1d(
-            ndimage.minimum_filter1d(band, across, axis=0), across, axis=0
-        )
+        if across not in crossings:
+            eroded = ndimage.minimum_filter1d(solid, across, axis=0)
+            crossings[across] = ndimage.maximum_filter1d(eroded, across, axis=0)
         for d in range(-reach, reach + 1):
             row = at + d
             fine = here & (row >= 0) & (row < height)
             r, c = row[fine], columns[fine]
-            stroke = (strength[r, c] > 1.5 * usual[fine]) | crossing[r - low, c]
+            stroke = (strength[r, c] > 1.5 * usual[fine]) | crossings[across][r, c]
             ruled[r, c] |= ~stroke
     return ruled
 
@@ -358,7 +356,8 @@ def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
         votes = sum(padded[k, o : o + length] for k, o in enumerate(offsets))
         possible = sum(inside[o : o + length] for o in offsets)
         share = votes / np.maximum(possible, 1)
-        good = np.flatnonzero((share > 0.55) & (possible > 0.5 * strips))
+        best = share == ndimage.maximum_filter1d(share, 5)
+        good = np.flatnonzero(best & (share > 0.55) & (possible > 0.5 * strips))
         candidates += [(-float(share[y]), abs(d), d, int(y) - margin) for y in good]
     candidates.sort()
     claimed = np.zeros((strips, height + 4 * margin), bool)
