@@ -373,10 +373,10 @@ def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
             claimed[k, at + e] = True
         track = followed(runs, rows)
         outside = [
-            share_of(there, np.round(track).astype(int) + e)
+            share_of(runs > floor, np.round(track).astype(int) + e)
             for e in (-reach_of(height), reach_of(height))
         ]
-        if max(outside) > 0.5:  # the edge of something dark and broad
+        if max(outside) > 0.6:  # the edge of something dark and broad
             continue
         tracks.append(np.interp(np.arange(width), middles, track))
         # Beyond the middle of the outermost strips the line goes on as it was.
@@ -500,8 +500,11 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
             own = labels[top:bottom, left:right] == names[i]
             filled = ndimage.binary_fill_holes(own)
             frame[i] = own.mean() < 0.35 and filled is not None and filled.mean() > 0.7
-    weights = np.cumsum(np.sort(sizes) ** 2)
-    usual = float(np.sort(sizes)[np.searchsorted(weights, weights[-1] / 2)])
+    area = np.bincount(labels.ravel())[names]
+    weights = np.cumsum(area[order])
+    usual = float(sizes[order][np.searchsorted(weights, weights[-1] / 2)])
+    frame |= (width > 5 * height) & (width > 1.5 * usual)
+    frame |= (height > 8 * width) & (height > 2.5 * usual)
     groups: list[list[int]] = []
     extent: list[np.ndarray] = []
     for i in order:

@@ -41,7 +41,7 @@ MODEL = "tiny20k"
 JUDGE = SHIPPED / "judge.tdq"
 """The network that says whether a mark is a digit at all."""
 
-LINE = 0.5
+LINE = 0.665
 """The confidence below which a mark is no digit, as `tinydigits lab judge` measured it."""
 
 UNSURE = 0.9
@@ -311,29 +311,27 @@ def judged(marks: list[Mark], model: Any) -> tuple[list[Mark], list[np.ndarray],
 def together(
     marks: list[Mark], images: list[np.ndarray], probabilities: np.ndarray, model: Any
 ) -> tuple[list[Mark], list[np.ndarray], np.ndarray]:
-    """Join marks that lie on each other and read better as one: a digit that a line cut in two."""
-    boxes = np.array([mark.box for mark in marks])
-    left, top, right, bottom = boxes.T
-    pairs = []
+    """Join marks that lie close and read better as one: a digit that was broken."""
+    left, top, right, bottom = np.array([mark.box for mark in marks]).T
+    groups: list[tuple[int, ...]] = [tuple(range(len(marks)))] if 2 < len(marks) < 6 else []
     for i in range(len(marks)):
-        lap = np.minimum(right, right[i]) - np.maximum(left, left[i])
-        narrow = np.minimum(right - left, right[i] - left[i])
-        gap = top - bottom[i]
         tall = np.maximum(bottom - top, bottom[i] - top[i])
-        near = (lap > 0.5 * narrow) & (np.abs(gap) < 0.15 * tall) & (top > top[i])
-        pairs += [(i, int(j)) for j in np.flatnonzero(near)]
-    if not pairs:
+        across = np.maximum(left, left[i]) - np.minimum(right, right[i])
+        down = np.maximum(top, top[i]) - np.minimum(bottom, bottom[i])
+        near = (across < 0.1 * tall) & (down < 0.15 * tall)
+        groups += [(i, int(j)) for j in np.flatnonzero(near) if j > i]
+    if not groups:
         return marks, images, probabilities
-    joint = [united(marks[i], marks[j]) for i, j in pairs]
+    joint = [united([marks[i] for i in group]) for group in groups]
     joint_images, joint_probabilities = seen(joint, model)
     best = probabilities.max(axis=1)
     gone: set[int] = set()
     added = []
     for n in np.argsort(-joint_probabilities.max(axis=1)):
-        i, j = pairs[n]
-        better = float(joint_probabilities[n].max()) > max(0.7, min(best[i], best[j]) + 0.05)
-        if better and not gone & {i, j}:
-            gone |= {i, j}
+        group = groups[n]
+        better = joint_probabilities[n].max() > max(0.7, best[list(group)].min() + 0.05)
+        if better and not gone.intersection(group):
+            gone.update(group)
             added.append(n)
     rest = [i for i in range(len(marks)) if i not in gone]
     return (
@@ -343,17 +341,17 @@ def together(
     )
 
 
-def united(one: Mark, other: Mark) -> Mark:
-    """Two marks as one."""
-    left, top = np.minimum(one.box[:2], other.box[:2])
-    right, bottom = np.maximum(one.box[2:], other.box[2:])
+def united(marks: list[Mark]) -> Mark:
+    """Several marks as one."""
+    boxes = np.array([mark.box for mark in marks])
+    left, top, right, bottom = map(int, (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)))
     ink = np.zeros((bottom - top, right - left), np.uint8)
-    for mark in (one, other):
+    for mark in marks:
         height, width = mark.ink.shape
         y, x = mark.box[1] - top, mark.box[0] - left
         part = ink[y : y + height, x : x + width]
         np.maximum(part, mark.ink, out=part)
-    return Mark((int(left), int(top), int(right), int(bottom)), ink, one.strength)
+    return Mark((left, top, right, bottom), ink, max(mark.strength for mark in marks))
 
 
 def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarray]:

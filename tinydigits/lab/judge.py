@@ -17,6 +17,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tinydigits.data import held_out, load_mnist
+from tinydigits.evaluation import evaluate
 from tinydigits.files import write_json
 from tinydigits.preparation import prepare
 
@@ -267,8 +268,14 @@ def draw(seed: int, digits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     return images, (np.arange(len(images)) >= len(images) - count).astype(np.int64)
 
 
-def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> tuple[Any, float]:
-    """Train the judge's network; what it tells apart, in %, of what it never saw."""
+def train_judge(
+    seed: int = 0, count: int = 30_000, epochs: int = 4
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Train the judge's network; nothing is written.
+
+    Returns:
+        The network, and images and labels as `draw` gives them, of digits that it never saw.
+    """
     import torch
 
     from tinydigits import training
@@ -304,7 +311,7 @@ def train_judge(seed: int = 0, count: int = 50_000, epochs: int = 6) -> tuple[An
         print(
             f"epoch {row['epoch']}: {row['test_accuracy']:.2f} % of what it never saw", flush=True
         )
-    return run.network, run.history[-1]["test_accuracy"]
+    return run.network, unseen, truth
 
 
 def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
@@ -324,8 +331,9 @@ def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
     reader = quantize(load_model(twin), mnist.train_images[:1000])
     temperature = fit_temperature(reader, mnist.test_images, mnist.test_labels)
     reader = dataclasses.replace(reader, temperature=temperature)
-    network, accuracy = train_judge(seed)
-    judge = integer_judge(network, seed, mnist)
+    network, images, labels = train_judge(seed)
+    judge = quantize(network, images[::5])
+    judge = dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))
     judge.save(folder / "judge.tdq")
     confidence = np.exp(
         reader.log_probs(mnist.test_images).max(axis=1) + judge.log_probs(mnist.test_images)[:, 0]
@@ -333,18 +341,9 @@ def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
     study = {
         "seed": seed,
         "layers": LAYERS,
-        "accuracy": accuracy,
+        "accuracy": round(evaluate(judge, images, labels).accuracy, 3),
         "rejected": REJECTED,
         "line": round(float(np.quantile(confidence, REJECTED)), 3),
     }
     write_json(folder / "judge.json", study)
     return study
-
-
-def integer_judge(network: Any, seed: int, mnist: Any) -> Any:
-    """The judge in integers, its temperature fitted on what it never saw."""
-    from tinydigits.quantise import fit_temperature, quantize
-
-    images, labels = draw(seed + 2, mnist.test_images[:2500], 2500)
-    judge = quantize(network, images)
-    return dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))
