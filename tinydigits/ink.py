@@ -285,7 +285,7 @@ def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
     tracks = find_lines(strength, max(floor, 0.12 * level))
     columns = np.arange(width)
     found = []
-    for track in tracks:
+    for track, share in tracks:
         at = np.clip(np.round(track).astype(int), 0, height - 1)
         here = (track >= 0) & (track < height)
         around = np.stack([strength[np.clip(at + d, 0, height - 1), columns] for d in range(-8, 9)])
@@ -293,7 +293,8 @@ def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
         peak = around[6:11].max(axis=0)
         usual = ndimage.median_filter(peak, max(15, width // 3), mode="nearest")
         thick = float(np.median((around > 0.4 * usual).sum(axis=0)[here]))
-        found.append((at, here, usual, thick))
+        tone = float(np.median(peak[here & (peak > floor)])) if share > 0.85 else np.inf
+        found.append((at, here, usual, thick, tone))
     if not found:
         return ruled
     if len(found) < 3:
@@ -308,11 +309,11 @@ def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
         ink, wide = float(np.median(strength[rest])), thickness(rest)
         found = [
             line for line in found
-            if np.median(line[2][line[1]]) < 0.7 * ink or line[3] < 0.5 * wide
+            if line[4] < 0.7 * ink or (line[4] < np.inf and line[3] < 0.5 * wide)
         ]  # fmt: skip
     solid = strength > 0.6 * level
     crossings: dict[int, np.ndarray] = {}
-    for at, here, usual, thick in found:
+    for at, here, usual, thick, _ in found:
         # What is much darker than its line, or goes on across it, is a stroke.
         across = int(2 * round(thick) + 3)
         reach = int(np.ceil(thick / 2)) + 1
@@ -328,8 +329,8 @@ def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
     return ruled
 
 
-def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
-    """Ruled lines from left to right: the height, in pixels, of each at each column.
+def find_lines(strength: np.ndarray, floor: float) -> list[tuple[np.ndarray, float]]:
+    """Ruled lines from left to right: the height of each at each column, and how much is there.
 
     Straight lines are voted for as in a Hough transform (Duda and Hart 1972), by strips of the
     picture in which something runs all the way; then each follows its own strips, for paper bends.
@@ -357,13 +358,13 @@ def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
         possible = sum(inside[o : o + length] for o in offsets)
         share = votes / np.maximum(possible, 1)
         best = share == ndimage.maximum_filter1d(share, 5)
-        good = np.flatnonzero(best & (share > 0.55) & (possible > 0.5 * strips))
+        good = np.flatnonzero(best & (share > 0.55) & (votes > 0.5 * strips))
         candidates += [(-float(share[y]), abs(d), d, int(y) - margin) for y in good]
     candidates.sort()
     claimed = np.zeros((strips, height + 4 * margin), bool)
     middles = (edges[:-1] + edges[1:]) / 2
     tracks = []
-    for _, _, d, y in candidates[:20_000]:
+    for share, _, d, y in candidates[:20_000]:
         rows = y + np.round(d * (place - 0.5)).astype(int)
         k = np.arange(strips)
         at = rows + 2 * margin
@@ -378,12 +379,13 @@ def find_lines(strength: np.ndarray, floor: float) -> list[np.ndarray]:
         ]
         if max(outside) > 0.6:  # the edge of something dark and broad
             continue
-        tracks.append(np.interp(np.arange(width), middles, track))
+        line = np.interp(np.arange(width), middles, track)
+        tracks.append((line, -share))
         # Beyond the middle of the outermost strips the line goes on as it was.
         slope = (track[-1] - track[0]) / (middles[-1] - middles[0])
         left, right = int(middles[0]), int(middles[-1])
-        tracks[-1][:left] = track[0] + slope * (np.arange(left) - middles[0])
-        tracks[-1][right:] = track[-1] + slope * (np.arange(right, width) - middles[-1])
+        line[:left] = track[0] + slope * (np.arange(left) - middles[0])
+        line[right:] = track[-1] + slope * (np.arange(right, width) - middles[-1])
     return tracks
 
 

@@ -383,9 +383,7 @@ def apart(mark: Mark, model: Any, whole: float) -> list[tuple[Mark, np.ndarray, 
     """
     left, top, *_ = mark.box
     height, width = mark.ink.shape
-    if width < 0.9 * height or height < 8 or (whole > 0.95 and width < 1.3 * height):
-        return None
-    if width > 12 * height:
+    if height < 8 or not 1.1 * height < width < 12 * height or whole > 0.95:
         return None
     profile = mark.ink.astype(float).sum(axis=0) / 255
     step = max(2, height // 5)
@@ -418,7 +416,9 @@ def apart(mark: Mark, model: Any, whole: float) -> list[tuple[Mark, np.ndarray, 
             if worst > best.get(j, (0.0, []))[0]:
                 best[j] = (worst, [*best[i][1], n])
     worst, chosen = best.get(len(cuts) - 1, (0.0, []))
-    if len(chosen) < 2 or worst <= max(whole, 0.5):
+    narrow = sum(parts[there[n]].ink.shape[1] < 0.4 * height for n in chosen)
+    # A letter with upright strokes, such as W, would come out as a row of ones.
+    if len(chosen) < 2 or worst <= max(whole, 0.5) or 2 * narrow > len(chosen):
         return None
     return [(parts[there[n]], images[n], probabilities[n]) for n in chosen]
 

@@ -112,7 +112,7 @@ def main() -> None:
     y, x = np.mgrid[0:160, 0:160] / 160
     light = 230 - 120 * (0.7 * x + 0.3 * y)
     save("uneven-light-9.jpg", grain(rng, on(light, digits("9", small, 80, 6), 0.3 * light)))
-    shadow = np.where(x + 0.4 * y < 0.75, 220.0, 120.0)
+    shadow = ndimage.gaussian_filter(np.where(x + 0.4 * y < 0.75, 220.0, 120.0), 4)
     save("shadow-4.jpg", grain(rng, on(shadow, digits("4", small, 90, 6), 0.25 * shadow)))
     table = 90 + 25 * np.sin(np.mgrid[0:240, 0:320][0] / 3.0 + rng.normal(0, 0.3, (240, 320)))
     card = np.zeros((240, 320), bool)

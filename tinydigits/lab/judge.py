@@ -8,6 +8,7 @@ fonts, scribbles, bars and boxes, and digits that were cut in two or run togethe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,39 +172,57 @@ def by_hand(rng: Generator, ink: np.ndarray, wobble: float = 2.5) -> np.ndarray:
     return ndimage.map_coordinates(ink, at, order=1)
 
 
+def photographed(rng: Generator, ink: np.ndarray) -> np.ndarray:
+    """Ink as it comes out of a picture: small, blurred, its palest edge lost. uint8."""
+    size = rng.uniform(18, 70) / max(ink.shape)
+    image = Image.fromarray(ink).resize(
+        [max(8, round(n * size * 1.2)) for n in ink.shape[::-1]], Image.Resampling.BICUBIC
+    )
+    soft = ndimage.gaussian_filter(np.asarray(image, float), rng.uniform(0, 1.5))
+    soft += rng.normal(0, rng.uniform(0, 6), soft.shape) * (soft > 20)
+    lost, full = rng.uniform(0, 0.2) * soft.max(), rng.uniform(0.8, 1) * soft.max()
+    return ((soft - lost) / max(full - lost, 1) * 255).clip(0, 255).astype(np.uint8)
+
+
 def draw_none(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.ndarray:
     """Something that is no digit, as the network would see it: uint8 (28, 28)."""
     while True:
         kind = rng.random()
         if kind < 0.55:
             text = rng.choice(list(UNLIKE))
-            ink = by_hand(rng, glyph(text, typefaces[rng.integers(len(typefaces))]))
+            ink = by_hand(rng, glyph(text, one_of(rng, typefaces)))
         elif kind < 0.62:
             ink = by_hand(rng, stroked(rng, rng.choice(list(LETTERS))), 1.5)
         elif kind < 0.69:
             text = rng.choice(list(SIGNS))
-            ink = by_hand(rng, glyph(text, typefaces[rng.integers(len(typefaces))]))
+            ink = by_hand(rng, glyph(text, one_of(rng, typefaces)))
         elif kind < 0.81:
             ink = scribble(rng)
         elif kind < 0.88:
             ink = by_hand(rng, shape(rng), 1.0)
         else:
             ink = debris(rng, digits)
-        image = prepare(ink, paper=0)
+        image = prepare(photographed(rng, ink) if rng.random() < 0.4 else ink, paper=0)
         if image.any():
             return image
 
 
 def draw_digit(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.ndarray:
-    """A digit of MNIST as it is, now and then thicker or thinner, or one of a font."""
-    if rng.random() < 0.12:
-        text = str(rng.integers(10))
-        return prepare(by_hand(rng, glyph(text, typefaces[rng.integers(len(typefaces))])), 0)
-    digit = digits[rng.integers(len(digits))]
-    if rng.random() < 0.2:
-        large = np.asarray(Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC))
-        return prepare(by_hand(rng, large), 0)
-    return digit
+    """A digit of MNIST or, now and then, of a font, as it comes out of a picture."""
+    kind = rng.random()
+    if kind < 0.2:
+        ink = by_hand(rng, glyph(str(rng.integers(10)), one_of(rng, typefaces)))
+    else:
+        ink = digits[rng.integers(len(digits))]
+    if 0.2 <= kind < 0.45:
+        large = Image.fromarray(ink).resize((84, 84), Image.Resampling.BICUBIC)
+        ink = by_hand(rng, np.asarray(large))
+    return prepare(photographed(rng, ink) if kind > 0.1 else ink, paper=0)
+
+
+def one_of(rng: Generator, things: Sequence[Any]) -> Any:
+    """One of several, at random."""
+    return things[int(rng.integers(len(things)))]
 
 
 REJECTED = 0.01
@@ -258,18 +277,18 @@ def stroked(rng: Generator, letter: str) -> np.ndarray:
 def draw(seed: int, digits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N, 28, 28) to train the judge on, and labels: 0 for a digit, 1 for none.
 
-    All `digits`, a third as many that were altered, and `count` things that are none.
+    All `digits`, `count` that were altered, and twice as many things that are none.
     """
     rng = np.random.default_rng(seed)
     typefaces = [ImageFont.truetype(str(path), 60) for path in fonts()]
-    altered = [draw_digit(rng, digits, typefaces) for _ in tqdm(range(count // 3), "digits")]
-    none = [draw_none(rng, digits, typefaces) for _ in tqdm(range(count), "no digits")]
+    altered = [draw_digit(rng, digits, typefaces) for _ in tqdm(range(count), "digits")]
+    none = [draw_none(rng, digits, typefaces) for _ in tqdm(range(2 * count), "no digits")]
     images = np.concatenate([digits, np.stack(altered), np.stack(none)])
-    return images, (np.arange(len(images)) >= len(images) - count).astype(np.int64)
+    return images, (np.arange(len(images)) >= len(images) - len(none)).astype(np.int64)
 
 
 def train_judge(
-    seed: int = 0, count: int = 30_000, epochs: int = 4
+    seed: int = 0, count: int = 25_000, epochs: int = 5
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """Train the judge's network; nothing is written.
 
@@ -293,7 +312,7 @@ def train_judge(
         batch_size=128,
     )
     images, labels = draw(seed, mnist.train_images, count)
-    unseen, truth = draw(seed + 1, mnist.test_images[:5000], 5_000)
+    unseen, truth = draw(seed + 1, mnist.test_images[:5000], 2_500)
     torch.manual_seed(seed)
     model = Network(config.layers, config.dropout, class_names=("digit", "none"))
     run = training.Run(

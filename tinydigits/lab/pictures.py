@@ -30,6 +30,7 @@ from tinydigits.lab.judge import (
     fonts,
     glyph,
     held_out_fonts,
+    one_of,
     scribble,
     stroked,
 )
@@ -344,11 +345,6 @@ def rejections(count: int = 1000) -> dict[str, float]:
     confidence = probabilities_of(images, network).max(axis=1)
     result["test digits"] = 100 * float((confidence < LINE).mean())
     return result
-
-
-def one_of(rng: Generator, things: list[Any]) -> Any:
-    """One of several, at random."""
-    return things[int(rng.integers(len(things)))]
 
 
 def prepared() -> dict[str, dict[str, float]]:
