@@ -15,8 +15,13 @@ import torch
 from tinydigits.cli import main
 from tinydigits.data import Mnist, load_mnist
 
-PACKAGES = {"chromium": "chromium", "npm": "npm"}
-"""The Debian package of each command that `need_tool` is asked for, where the names are known."""
+PACKAGES = {
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+    "arm-none-eabi-nm": "binutils-arm-none-eabi",
+    "node": "nodejs",
+    "wasm-ld": "lld",
+}
+"""The Debian package of each command that `need_tool` is asked for, where it has another name."""
 
 TINY = (
     *("--layers", "pool", "pool", "conv3:4", "--dropout", "0.1", "--averaging", "0.9"),

@@ -231,7 +231,13 @@ main(sys.argv[1:])
 @pytest.mark.parametrize(
     "words",
     [
-        *("train", "train --resume run", "evaluate classic", "report run", "lab certify classic"),
+        *(
+            "train",
+            "train --resume run",
+            "evaluate classic --float",
+            "report run",
+            "lab certify classic",
+        ),
         *("lab ablation", "lab benchmark"),
     ],
 )
@@ -246,7 +252,7 @@ def test_command_without_its_extra_names_the_install_command(tmp_path: Path, wor
     "words",
     [
         *("presets", "--help", "train --help", "lab --help", "lab certify --help"),
-        *("data", "summary", "summary tiny1k"),
+        *("data", "summary", "summary tiny1k", "evaluate tiny1k"),
     ],
 )
 def test_command_that_needs_no_extra_does_without(mnist: Mnist, words: str):
@@ -310,7 +316,7 @@ def test_evaluate_prints_what_the_run_measured(
     assert outcome.exit_code == 0
     measured_on, accuracy, *_ = outcome.out.splitlines()
     file = finished[1] / "model.safetensors"
-    assert measured_on == f"{file}, in float32, on the 10,000 test digits"
+    assert measured_on == f"{file} in float32, on the 10,000 test digits"
     assert accuracy.startswith(f"accuracy {measured[0]} %")
 
 
@@ -319,12 +325,14 @@ def test_evaluate_says_whether_a_folder_or_a_preset_was_measured(
 ):
     """A run folder that is called like a preset goes first; nobody may take it for the preset."""
     monkeypatch.chdir(tmp_path)
-    shipped = Path(tinydigits.__file__).parent / "weights" / "tiny1k.safetensors"
-    assert command("evaluate", "tiny1k").out.startswith(f"{shipped}, in float32, on the 200 test")
+    shipped = Path(tinydigits.__file__).parent / "weights" / "tiny1k"
+    for words, what in ((), ".tdq in integers"), (("--float",), ".safetensors in float32"):
+        out = command("evaluate", "tiny1k", *words).out
+        assert out.startswith(f"{shipped}{what}, on the 200 test digits")
     (tmp_path / "tiny1k").mkdir()
     save_model(tmp_path / "tiny1k" / "model.safetensors", Network(("conv3:2", "pool", "pool")))
     file = Path("tiny1k") / "model.safetensors"
-    assert command("evaluate", "tiny1k").out.startswith(f"{file}, in float32, on the 200 test")
+    assert command("evaluate", "tiny1k").out.startswith(f"{file} in float32, on the 200 test")
 
 
 def test_evaluate_names_the_classes_as_the_network_does(

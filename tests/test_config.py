@@ -126,8 +126,8 @@ def test_configuration_cannot_be_changed():
         SIMPLE.epochs = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_notebook_is_the_description_taken_literally():
-    config = preset("notebook")
+def test_the_baseline_is_that_of_the_course_notebook():
+    config = preset("baseline")
     assert config.layers == ("conv3:16", "conv3:32", "pool", "conv1:16", "conv3:32", "conv3:32")
     assert (config.epochs, config.batch_size, config.dropout) == (15, 128, 0.05)
     assert (config.learning_rate, config.momentum) == (0.01, 0.9)
@@ -135,7 +135,7 @@ def test_notebook_is_the_description_taken_literally():
 
 
 def test_unknown_preset_is_told_the_known_ones():
-    with pytest.raises(Misuse, match=r"There is no preset 'bestest'; the presets are .*notebook"):
+    with pytest.raises(Misuse, match=r"There is no preset 'bestest'; the presets are .*tiny20k"):
         preset("bestest")
 
 

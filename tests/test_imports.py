@@ -10,12 +10,15 @@ from conftest import run
 
 PACKAGE = Path(__file__).parents[1] / "tinydigits"
 
-BASE = ("files", "evaluation", "layers", "config", "data", "modelfile")
+BASE = (
+    *("files", "evaluation", "layers", "config", "data", "modelfile", "integer", "preparation"),
+)
 """What works without PyTorch. A module imports only those that stand before it."""
 
 TORCH = (
-    *("model", "batches", "muon", "machine", "figures", "report", "training", "runs"),
-    *("lab", "lab.certify", "lab.ablation", "lab.benchmark", "lab.tables"),
+    *("model", "batches", "muon", "machine", "figures", "report", "training", "runs", "quantise"),
+    *("export", "lab", "lab.certify", "lab.ablation", "lab.benchmark", "lab.threads"),
+    *("lab.parity", "lab.integers", "lab.bill", "lab.tables"),
 )
 """What the extra `train` is for, in the same order."""
 

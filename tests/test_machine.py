@@ -55,7 +55,7 @@ def settled(*command: object, **variables: str) -> str:
 @pytest.mark.parametrize(
     ("variables", "spins"),
     [
-        ({}, "1000"),
+        ({}, "10000"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
         ({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}, "7"),
@@ -87,14 +87,14 @@ print(*joblib.Parallel(2)([joblib.delayed(os.getenv)("GOMP_SPINCOUNT")] * 2))
 )
 def test_every_way_in_sets_the_waiting_before_pytorch(command: list[object]) -> None:
     libgomp()  # skips where there is none
-    assert settled(*command) == "1000"
+    assert settled(*command) == "10000"
 
 
 @pytest.mark.slow
 def test_workers_inherit_the_waiting() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
     outcome = run(sys.executable, "-c", WORKER, env=environment)
-    assert outcome.out.split() == ["1000", "1000"], outcome.err
+    assert outcome.out.split() == ["10000", "10000"], outcome.err
 
 
 # --------------------------------------------------------------------------- how many threads

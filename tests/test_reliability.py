@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         pytest.param("after:checkpoint.pt:1", "SIGKILL", -9, marks=slow),
         pytest.param("before:metrics.csv:1", "SIGKILL", -9, marks=slow),
         pytest.param("step:9", "SIGKILL", -9, marks=slow),
-        pytest.param("step:9", "SIGTERM", 143),
+        pytest.param("step:9", "SIGTERM", 143, marks=slow),
         pytest.param("step:9", "SIGINT", 130, marks=slow),
         pytest.param("half:checkpoint.pt:2", "SIGKILL", -9),
         pytest.param("half:checkpoint.pt:2", "SIGTERM", 143, marks=slow),

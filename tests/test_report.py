@@ -106,6 +106,12 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Mnist:
     return digits
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are made but not drawn, which takes longest, for tests of the page's words."""
+    monkeypatch.setattr(figures, "png", lambda figure, dpi=200: b"")
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The folders of two reports, by how many digits were misread. Only to be read."""
@@ -144,7 +150,7 @@ def test_the_page_needs_no_other_file(written: dict[int, Path]):
     assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|https?://""", page)
 
 
-def test_text_is_escaped(tmp_path: Path):
+def test_text_is_escaped(tmp_path: Path, undrawn: None):
     page = write(
         tmp_path,
         config=make_config(data=Path("<b>&'\"")),
@@ -156,23 +162,23 @@ def test_text_is_escaped(tmp_path: Path):
         assert tag not in page
 
 
-def test_without_errors_and_after_one_epoch(tmp_path: Path):
+def test_without_errors_and_after_one_epoch(tmp_path: Path, undrawn: None):
     page = write(tmp_path, errors=0, epochs=1)
     assert "No digit is taken for another." in page
     assert "all 2,000 digits are recognised" in page
 
 
-def test_a_single_error_is_said_in_english(tmp_path: Path):
+def test_a_single_error_is_said_in_english(tmp_path: Path, undrawn: None):
     assert "The only misread digit" in write(tmp_path, errors=1)
 
 
-def test_many_errors_are_cut_and_counted(tmp_path: Path):
+def test_many_errors_are_cut_and_counted(tmp_path: Path, undrawn: None):
     page = write(tmp_path, errors=150)
     assert "The worst 100 of 150" in page
     assert page.count("<figure>") == 100
 
 
-def test_digits_that_never_occur_have_no_share(tmp_path: Path):
+def test_digits_that_never_occur_have_no_share(tmp_path: Path, undrawn: None):
     evaluation = make_evaluation(0, n=5)
     path = report.write_report(
         tmp_path, make_config(), make_summary(), make_history(1), evaluation, make_images(5)
@@ -284,7 +290,7 @@ def test_a_value_that_a_summary_lacks_is_named(tmp_path: Path, small_mnist: Mnis
     assert not (tmp_path / "report.html").exists()
 
 
-def test_all_that_the_page_reads_of_a_summary_is_checked(tmp_path: Path):
+def test_all_that_the_page_reads_of_a_summary_is_checked(tmp_path: Path, undrawn: None):
     """The page may read nothing that `SUMMARY` lacks: it would fail with a traceback there."""
     summary = {name: value for name, value in make_summary().items() if name in report.SUMMARY}
     arguments = (make_config(), summary, make_history(1), make_evaluation(3), make_images())
@@ -312,7 +318,7 @@ def test_an_error_in_the_program_is_not_blamed_on_a_file(
         runs.rewrite_report(make_run(tmp_path))
 
 
-def test_classes_have_the_names_that_the_network_gives_them(tmp_path: Path):
+def test_classes_have_the_names_that_the_network_gives_them(tmp_path: Path, undrawn: None):
     evaluation = make_evaluation(6, n=30, names=NAMES)
     path = report.write_report(
         tmp_path, make_config(), make_summary(), make_history(1), evaluation, make_images(30)

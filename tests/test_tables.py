@@ -33,7 +33,7 @@ def test_the_documents_have_no_marks_that_no_table_belongs_to() -> None:
 
 def test_every_network_of_others_has_its_figure_and_where_it_was_read() -> None:
     others = json.loads((RESULTS / "others.json").read_text(encoding="utf-8"))["accuracy"]
-    lines = tables.others_table(RESULTS / "others.json").splitlines()[2:]
+    lines = tables.others_table(others).splitlines()[2:]
     for row, line in zip(others, lines, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells == [

@@ -12,7 +12,7 @@ from tinydigits.lab import threads
 from tinydigits.machine import full_macs
 
 RESULTS = Path(__file__).parents[1] / "results"
-CHOSEN = 1000
+CHOSEN = 10_000
 """The GOMP_SPINCOUNT that the package sets; test_machine.py sees to it."""
 
 
@@ -67,7 +67,7 @@ def test_a_single_core_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_comparison_times_all_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinydigits.lab.threads.PRESETS", {"classic": None, "tiny1k": None})
-    monkeypatch.setattr("tinydigits.lab.threads.WAITS", (300_000, 1000))
+    monkeypatch.setattr("tinydigits.lab.threads.WAITS", (3000, 1000))
     monkeypatch.setattr("tinydigits.lab.threads.count_cores", lambda: 2)
     timed = threads.compare(rounds=1, seconds=0.1)
     times = [turns for row in timed["waiting"] for turns in (row["quiet"], row["busy"])]

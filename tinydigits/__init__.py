@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from tinydigits.data import Mnist, load_mnist
     from tinydigits.evaluation import Evaluation, evaluate
     from tinydigits.files import Failure, Misuse
+    from tinydigits.integer import IntegerNetwork, load
     from tinydigits.model import Network, build_model, load_model, normalise
     from tinydigits.modelfile import summarise
     from tinydigits.pictures import Reading, read
+    from tinydigits.preparation import prepare
+    from tinydigits.quantise import quantize
     from tinydigits.runs import epochs, finish, resume, start, train
     from tinydigits.training import Run
 
@@ -27,7 +30,7 @@ __version__ = "0.1.0"
 # figures are in docs/performance.md. The variable is read once, when PyTorch is imported, so it is
 # set here, where every way into this package passes. What the user has set counts.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOME = {
     "Config": "config",
@@ -45,6 +48,10 @@ _HOME = {
     "summarise": "modelfile",
     "Reading": "pictures",
     "read": "pictures",
+    "prepare": "preparation",
+    "IntegerNetwork": "integer",
+    "load": "integer",
+    "quantize": "quantise",
     "Run": "training",
     "epochs": "runs",
     "finish": "runs",
@@ -57,6 +64,7 @@ __all__ = [
     "Config",
     "Evaluation",
     "Failure",
+    "IntegerNetwork",
     "Misuse",
     "Mnist",
     "Network",
@@ -66,10 +74,13 @@ __all__ = [
     "epochs",
     "evaluate",
     "finish",
+    "load",
     "load_mnist",
     "load_model",
     "normalise",
+    "prepare",
     "preset",
+    "quantize",
     "read",
     "resume",
     "start",

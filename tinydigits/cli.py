@@ -71,25 +71,39 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
     return train
 
 
-def evaluate(model: Model, data: Path | None = None) -> None:
+def evaluate(
+    model: Model,
+    data: Path | None = None,
+    float_: Annotated[bool, arg(name="float")] = False,
+) -> None:
     """Measure a trained network on the 10,000 test digits.
 
+    In integers, as a device computes, where there is such a form of it, else in float32.
+
     Args:
-        model: A preset, a run folder, or a .safetensors file.
+        model: A preset, a run folder, a .tdq or a .safetensors file.
         data: A folder that holds MNIST, and the only place to look then: the four IDX files (.gz
             or not), mnist.npz, or mnist_train.csv and mnist_test.csv; by default MNIST is found or
             fetched.
+        float_: Take the float32 network, which needs PyTorch.
     """
     from tinydigits.data import load_mnist
     from tinydigits.evaluation import evaluate
-    from tinydigits.model import load_model
     from tinydigits.modelfile import find_model
 
-    network = load_model(model)
+    path = find_model(model, *(() if float_ else (".tdq",)), ".safetensors")
+    if path.suffix == ".tdq":
+        from tinydigits.integer import load
+
+        network, arithmetic = load(path), "integers"
+    else:
+        from tinydigits.model import load_model
+
+        network, arithmetic = load_model(path), "float32"
     mnist = load_mnist(data)
+    print(f"{path} in {arithmetic}, on the {len(mnist.test_labels):,} test digits", flush=True)
     result = evaluate(network, mnist.test_images, mnist.test_labels)
     precision, recall = result.precision_and_recall()
-    print(f"{find_model(model)}, in float32, on the {len(mnist.test_labels):,} test digits")
     print(f"accuracy {result.accuracy:.2f} %   loss {result.loss:.4f}   ", end="")
     print(f"calibration error {100 * result.expected_calibration_error():.2f} %")
     width = max(5, *map(len, result.class_names))
@@ -162,6 +176,25 @@ def predict(
             tqdm.write(f"{name}: no digit found", sys.stderr)
     if failed:
         sys.exit(1)
+
+
+def export(
+    model: Model,
+    to: Literal["c", "wasm", "onnx"],
+    out: Path,
+) -> None:
+    """Write a network to a new folder, for a device (c), a web page (wasm) or ONNX Runtime (onnx).
+
+    Args:
+        model: A preset, a run folder, a .safetensors file or, but for onnx, a .tdq file.
+        to: The form: C99 with a program that reads a PGM, laid out as an Arduino library;
+            WebAssembly with a page; or an ONNX graph in float32.
+        out: The folder to make.
+    """
+    from tinydigits.export import export
+
+    for path in export(model, to, out):
+        print(path)
 
 
 def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
@@ -311,6 +344,27 @@ def benchmark(
         write_json(out, timed)
 
 
+def integers(
+    preset_names: Annotated[
+        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
+    ] = (),
+    twins: Path = Path("runs") / "twins",
+    results: Path = RESULTS,
+) -> None:
+    """Make the integer networks that come with the package from the float ones.
+
+    Each one's temperature is fitted with a twin, trained without the last 10,000 training digits.
+
+    Args:
+        preset_names: The presets; by default all of them.
+        twins: The folder with the twins' runs; those that are missing are trained.
+        results: The folder for integers.json, with what was measured on the test digits.
+    """
+    from tinydigits.lab.integers import make_integers, table
+
+    print(table(make_integers(preset_names or tuple(PRESETS), twins, results)))
+
+
 def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> None:
     """Time training steps by number of threads and by how the threads wait for each other.
 
@@ -364,8 +418,45 @@ def pictures(folder: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: in
         print(f"{'PASS' if holds else 'FAIL'} {asked}: {value}")
 
 
-COMMANDS = (predict, evaluate, report, summary, presets, data, lab)
-LAB = (certify, ablation, benchmark, threads, judge, pictures, tables)
+def parity(
+    results: Path = RESULTS, digits: int = 10_000, on_board: int = 500, random_networks: int = 200
+) -> None:
+    """Compare every logit of every engine: NumPy, C here and on emulated boards, WebAssembly.
+
+    Needs gcc, clang, gcc-arm-none-eabi, qemu-system-arm and nodejs (Debian's names).
+
+    Args:
+        results: The folder for parity.json.
+        digits: Test digits, and images of noise, for each preset on this machine.
+        on_board: Test digits for each preset on each board.
+        random_networks: How many networks of random layers and extreme weights.
+    """
+    from tinydigits.lab.parity import parity
+
+    parity(results, digits, on_board, random_networks)
+
+
+def bill(
+    preset_names: Annotated[
+        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
+    ] = (),
+    results: Path = RESULTS,
+) -> None:
+    """Count what each preset costs on a microcontroller: flash, RAM, instructions.
+
+    Needs gcc, gcc-arm-none-eabi and qemu-system-arm (Debian's names), and the extra `onnx`.
+
+    Args:
+        preset_names: The presets; by default all of them.
+        results: The folder for bill.json.
+    """
+    from tinydigits.lab.bill import bill, table
+
+    print(table(bill(preset_names or tuple(PRESETS), results)))
+
+
+COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
+LAB = (certify, ablation, integers, parity, bill, benchmark, threads, judge, pictures, tables)
 
 
 def run_command(arguments: list[str]) -> None:

@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def printable_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """`items`, with a bar on standard error after two seconds, where a person watches."""
+    if len(items) < 2:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, what, leave=False, disable=None, delay=2)
 
 
 def expand(path: str | Path) -> Path:

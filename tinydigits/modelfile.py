@@ -78,36 +78,37 @@ def summarise(model: Any) -> tuple[Stage, ...]:
     return plan(model.layers, len(getattr(model, "class_names", DIGITS)))
 
 
-def find_model(name_or_path: str | Path, suffix: str = ".safetensors") -> Path:
+def find_model(name_or_path: str | Path, *suffixes: str) -> Path:
     """The file of a trained network.
 
     Args:
         name_or_path: a run folder, a model file, or a preset whose weights come with the package
             (those of its certified seed 0). A folder or file of a preset's name goes first.
-        suffix: what the file's name ends in where a folder or a preset is named.
+        suffixes: what the file's name ends in where a folder or a preset is named, the most
+            welcome first; by default .safetensors.
 
     Raises:
         Misuse: there is no such file or folder.
     """
+    suffixes = suffixes or (".safetensors",)
     path = expand(name_or_path)
-    shipped = SHIPPED / f"{name_or_path}{suffix}"
-    if str(name_or_path) in PRESETS and not path.exists() and shipped.exists():
-        return shipped
+    if path.is_file():
+        return path
+    stem = path / "model" if path.is_dir() else SHIPPED / str(name_or_path)
+    if path.is_dir() or str(name_or_path) in PRESETS:
+        for file in (stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes):
+            if file.exists():
+                return file
     if path.is_dir():
-        file = path / f"model{suffix}"
-        if not file.exists():
-            raise Misuse(
-                f"{path} holds no {file.name}: name a finished run, or finish this one with: "
-                f"tinydigits train --resume {path}"
-            )
-        return file
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
         raise Misuse(
-            f"There is no model {path}: name a run folder, a {suffix} file, or one of the "
-            f"networks that come with the package ({known})."
+            f"{path} holds no {' or '.join(f'model{suffix}' for suffix in suffixes)}: name a "
+            f"finished run, or finish this one with: tinydigits train --resume {path}"
         )
-    return path
+    known = ", ".join(name for name in PRESETS if any(SHIPPED.glob(f"{name}.*")))
+    raise Misuse(
+        f"There is no model {path}: name a run folder, a {' or '.join(suffixes)} file, or one of "
+        f"the networks that come with the package ({known})."
+    )
 
 
 def to_bytes(description: Description, weights: dict[str, np.ndarray]) -> bytes:

@@ -40,16 +40,17 @@ def write_tables(results: Path, readme: Path) -> list[Path]:
 
 def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     """Every table that is made from `results`: its document, its name in the marks, its text."""
-    from tinydigits.lab import ablation, benchmark, threads
+    from tinydigits.lab import ablation, benchmark, bill, integers, threads
 
     docs = readme.parent / "docs"
     performance = docs / "performance.md"
+    others = read_json(results / "others.json")
     studies = read_studies(results)
     changes = ablation.table(ablation.read_rows(results))
     return [
         (readme, "ladder", short_table(studies)),
         (docs / "results.md", "ladder", ladder_table(studies)),
-        (docs / "results.md", "others", others_table(results / "others.json")),
+        (docs / "results.md", "others", others_table(others["accuracy"])),
         (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
         (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
         (docs / "from-baseline-to-classic.md", "ablation", changes),
@@ -57,6 +58,9 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (performance, "profile", timings(results, "benchmark", benchmark.profile_table)),
         (performance, "waiting", timings(results, "threads", threads.waiting_table)),
         (performance, "threads", timings(results, "threads", threads.gain_table)),
+        (docs / "deploy.md", "bill", timings(results, "bill", bill.table)),
+        (docs / "deploy.md", "microcontrollers", bill.others_table(others["microcontroller"])),
+        (docs / "deploy.md", "integers", timings(results, "integers", integers.table)),
     ]
 
 
@@ -73,7 +77,7 @@ def timings(results: Path, command: str, table: Callable[[dict[str, Any]], str])
     except (KeyError, TypeError, ValueError) as error:
         raise Failure(
             f"{path} is not what this version writes: make it again with tinydigits lab {command} "
-            f"--out {path}"
+            "(--help says how)."
         ) from error
 
 
@@ -143,13 +147,13 @@ def probes_table(path: Path) -> str:
     return "\n".join(lines)
 
 
-def others_table(path: Path) -> str:
+def others_table(others: list[dict[str, Any]]) -> str:
     """The figure's caption for other people's networks: how each was measured, and where."""
     lines = [
         "| in the figure | parameters | accuracy % | how it was measured, and where it was read |",
         "|---|--:|--:|---|",
     ]
-    for row in read_json(path)["accuracy"]:
+    for row in others:
         lines.append(
             f"| {row['label']} | {row['parameters']:,} | {row['accuracy']:.2f} | {row['source']} |"
         )

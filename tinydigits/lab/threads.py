@@ -39,7 +39,10 @@ parent = os.getppid()
 while os.getppid() == parent:
     sum(range(1_000_000))
 """
-"""What a busy process does, for as long as the process that started it is there."""
+"""What a busy process does, for as long as the process that started it is there.
+
+It has a session of its own, as other people's programs have: Linux shares cores out by session.
+"""
 
 WARM_UP = 3
 """Training steps that are not counted, because the first ones prepare the others."""
@@ -137,7 +140,10 @@ def busy_processes(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Keep so many other processes computing all the while."""
     with contextlib.ExitStack() as stack:
         command = [sys.executable, "-c", BUSY]
-        busy = [stack.enter_context(subprocess.Popen(command)) for _ in range(count)]
+        busy = [
+            stack.enter_context(subprocess.Popen(command, start_new_session=True))
+            for _ in range(count)
+        ]
         for process in busy:
             stack.callback(process.kill)
         yield busy

@@ -1,0 +1,250 @@
+import os
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tdq
+
+from tinydigits import Failure, Misuse, Mnist, load_model
+from tinydigits.config import PRESETS
+from tinydigits.integer import NO_TABLE, NO_TAPS, IntegerNetwork, Pass, load
+from tinydigits.lab.parity import noise_images, random_network
+from tinydigits.model import Network
+from tinydigits.modelfile import Description
+from tinydigits.quantise import fit_temperature, quantize
+
+
+@pytest.fixture(scope="module")
+def tiny1k(mnist: Mnist) -> IntegerNetwork:
+    return quantize(load_model("tiny1k"), mnist.train_images[:500])
+
+
+def sealed(raw: bytes) -> bytes:
+    """Bytes whose length and checksum are right again."""
+    raw = raw[:4] + struct.pack("<I", len(raw)) + raw[8:]
+    return raw[:8] + struct.pack("<I", zlib.crc32(raw[12:])) + raw[12:]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_numpy_engine_agrees_with_a_naive_reader_of_the_format(seed: int):
+    network = random_network(seed, widest=9) if seed % 10 != 9 else random_network(seed)
+    model = tdq.read(network.to_bytes())
+    images = noise_images(3, seed)
+    logits = network.logits(images)
+    for image, row in zip(images[seed % 3 :][:1], logits[seed % 3 :][:1], strict=True):
+        assert tdq.classify(model, image)[0] == row.tolist()
+    assert model["names"] == list(network.class_names)
+    assert model["layers"] == " ".join(network.layers)
+
+
+def test_shipped_network_agrees_with_the_naive_reader(tiny1k: IntegerNetwork, mnist: Mnist):
+    logits, _ = tdq.classify(tdq.read(tiny1k.to_bytes()), mnist.test_images[0])
+    assert logits == tiny1k.logits(mnist.test_images[:1])[0].tolist()
+
+
+def test_random_networks_come_within_two_thousandths_of_31_bits():
+    network = random_network(9)
+    numbers, images = network.passes[1], np.full((1, 28, 28), 255, np.uint8)
+    inputs = 255 * 128 * len(numbers.taps)
+    assert network.passes[1].shift_in == 0
+    assert 0.998 * 2**31 < inputs * 128 < 2**31
+    assert (tdq.classify(tdq.read(network.to_bytes()), images[0])[1][0] == 255).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bytes_are_read_back_as_they_were_written(seed: int, tmp_path: Path):
+    network = random_network(seed)
+    network.save(tmp_path / "model.tdq")
+    again = load(tmp_path)
+    assert again.to_bytes() == network.to_bytes() == (tmp_path / "model.tdq").read_bytes()
+    assert (again.layers, again.class_names) == (network.layers, network.class_names)
+
+
+def test_repeated_convolution_is_stored_once(tiny1k: IntegerNetwork):
+    model = tiny1k.to_bytes()
+    offsets = [struct.unpack_from("<II", model, 36 + 24 * i + 16) for i in range(model[12])]
+    assert len({weights for weights, _ in offsets}) == len(offsets) - 3
+    assert len({table for _, table in offsets}) == len(offsets)
+
+
+def test_result_does_not_depend_on_the_batch(tiny1k: IntegerNetwork, mnist: Mnist):
+    images = mnist.test_images[:70]
+    whole = tiny1k.logits(images)
+    assert (tiny1k.logits(images, batch_size=1) == whole).all()
+    assert (tiny1k.logits(images[:, ::-1][:, ::-1]) == whole).all()
+    assert tiny1k.logits(images[:0]).shape == (0, 10)
+
+
+def test_log_probs_are_those_of_the_floats_nearly(tiny1k: IntegerNetwork, mnist: Mnist):
+    log_probs = tiny1k.log_probs(mnist.test_images[:500])
+    assert log_probs.dtype == np.float32
+    assert np.exp(log_probs.astype(np.float64)).sum(axis=1) == pytest.approx(1, abs=1e-5)
+    floats = load_model("tiny1k").log_probs(mnist.test_images[:500])
+    assert np.abs(np.exp(log_probs) - np.exp(floats)).mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((28, 28), np.uint8), np.zeros((1, 28, 28)), np.zeros((1, 27, 28), np.uint8)],
+)
+def test_other_images_are_refused_in_a_sentence(tiny1k: IntegerNetwork, images: np.ndarray):
+    with pytest.raises(Misuse, match="reads uint8"):
+        tiny1k.logits(images)
+
+
+# ------------------------------------------------------------------------------ damaged files
+
+
+def test_every_altered_byte_and_every_shorter_file_is_refused(tiny1k: IntegerNetwork):
+    raw = tiny1k.to_bytes()
+    for i in range(0, len(raw), 11):
+        for damaged in (raw[:i], raw[:i] + bytes([raw[i] ^ 1]) + raw[i + 1 :]):
+            with pytest.raises(Failure, match=r"\.tdq file|damaged"):
+                IntegerNetwork.from_bytes(damaged)
+
+
+def test_hostile_records_end_in_a_sentence():
+    raw = random_network(4).to_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for i in [*range(12, 36 + 24 * raw[12])] * 3:
+        hostile = raw[:i] + bytes([int(random.integers(256))]) + raw[i + 1 :]
+        try:
+            IntegerNetwork.from_bytes(sealed(hostile)).logits(noise_images(2))
+        except Failure as failure:
+            refused += "holds no network" in str(failure)
+    assert refused > 200
+
+
+def test_load_tells_what_is_missing(tmp_path: Path):
+    with pytest.raises(Misuse, match="There is no model"):
+        load(tmp_path / "none.tdq")
+    (tmp_path / "text.tdq").write_text("nothing of the kind")
+    with pytest.raises(Failure, match=r"is not a \.tdq file"):
+        load(tmp_path / "text.tdq")
+
+
+def test_sums_beyond_32_bits_are_refused():
+    description = Description(("pool", "pool", "conv1:1"), ("a", "b"))
+    weights, one = np.full((1, 1), 127, np.int8), np.ones(1, np.int16)
+    classes = Pass(NO_TAPS, np.ones((2, 1), np.int8), NO_TABLE, NO_TABLE)
+    good = Pass(NO_TAPS, weights, one, one, 0, 0, 8)
+    IntegerNetwork(description, (good, classes))
+    with pytest.raises(Misuse, match="rescaled"):
+        IntegerNetwork(description, (good._replace(multiplier=one * 32767, bias=one * 32767,
+                                                   shift_out=30), classes))  # fmt: skip
+    wide = Description(("conv1:1",), ("a", "b"))
+    with pytest.raises(Misuse, match="16 bits"):
+        IntegerNetwork(wide, (good, classes))
+
+
+# ------------------------------------------------------------------------------- quantisation
+
+
+def accuracy_lost(preset: str, mnist: Mnist, count: int) -> int:
+    """Of `count` test digits, how many less the integers read."""
+    model = load_model(preset)
+    network = quantize(model, mnist.train_images[:2000])
+    images, labels = mnist.test_images[:count], mnist.test_labels[:count]
+    right = [
+        (scores.argmax(axis=1) == labels).sum()
+        for scores in (model.log_probs(images), network.logits(images))
+    ]
+    return right[0] - right[1]
+
+
+def test_integers_read_as_well_as_floats_on_a_thousand_digits(mnist: Mnist):
+    assert accuracy_lost("tiny1k", mnist, 1000) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_integers_lose_at_most_five_digits_of_ten_thousand(preset: str, mnist: Mnist):
+    assert accuracy_lost(preset, mnist, 10_000) <= 5
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ("pool", "pool", "conv1:3", "depthwise3", "again", "conv3:5"),
+        ("separable3:1", "again", "pool", "pool", "conv1:2"),
+        ("pool", "depthwise5", "separable3:6", "conv3:6", "again", "pool"),
+    ],
+)
+def test_fresh_networks_of_every_word_keep_their_scores(layers: tuple[str, ...], mnist: Mnist):
+    import torch
+
+    torch.manual_seed(0)
+    model = Network(layers)
+    for module in model.modules():  # BatchNorm like none that was just made
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)  # pyright: ignore
+            torch.nn.init.uniform_(module.running_var, 0.05, 2)  # pyright: ignore
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    images = mnist.train_images[:200]
+    network = quantize(model.eval(), images)
+    floats = model.log_probs(images)
+    off = np.abs(network.log_probs(images) - floats).mean()
+    assert off < 0.05 * floats.std() + 0.01
+
+
+def test_dead_channel_keeps_its_constant(mnist: Mnist):
+    import torch
+
+    torch.manual_seed(1)
+    model = Network(("pool", "conv3:4", "conv3:4"))
+    with torch.no_grad():
+        model.features[1][1].weight[:] = torch.tensor([0.0, 1e-9, -1.0, 1.0])  # pyright: ignore
+        model.features[1][1].bias[:] = torch.tensor([1.0, 0.5, 0.5, 0.0])  # pyright: ignore
+    network = quantize(model.eval(), mnist.train_images[:100])
+    off = network.log_probs(mnist.test_images[:50]) - model.log_probs(mnist.test_images[:50])
+    assert np.abs(off).max() < 0.05
+
+
+def test_fewer_bits_make_a_file_that_says_so(mnist: Mnist):
+    network = quantize(load_model("tiny1k"), mnist.train_images[:200], 1.5, 6, 4)
+    again = IntegerNetwork.from_bytes(network.to_bytes())
+    assert (again.activation_bits, again.weight_bits, again.temperature) == (6, 4, 1.5)
+    assert max(np.abs(numbers.weights.astype(int)).max() for numbers in again.passes) == 7
+
+
+def test_temperature_that_was_applied_is_found_again(tiny1k: IntegerNetwork, mnist: Mnist):
+    images = mnist.train_images[:800]
+    random = np.random.default_rng(0)
+    scores = tiny1k.logits(images) * tiny1k.logit_scale / 3
+    noise = random.gumbel(size=scores.shape)
+    labels = (scores + noise).argmax(axis=1)  # drawn from softmax(scores)
+    assert fit_temperature(tiny1k, images, labels) == pytest.approx(3, rel=0.15)
+
+
+def test_first_answer_takes_no_pytorch_and_little_time(tiny1k: IntegerNetwork, tmp_path: Path):
+    tiny1k.save(tmp_path / "model.tdq")
+    code = (
+        "import sys, numpy as np; from tinydigits.integer import load;"
+        f"print(load({str(tmp_path / 'model.tdq')!r}).logits(np.zeros((1, 28, 28), np.uint8)));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    times = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        times.append(after.children_user + after.children_system
+                     - before.children_user - before.children_system)  # fmt: skip
+    assert min(times) < 1.0  # of the processor's time; on a quiet machine a third of it
+
+
+def test_one_digit_takes_milliseconds(tiny1k: IntegerNetwork, mnist: Mnist):
+    tiny1k.logits(mnist.test_images[:1])
+    times = []
+    for i in range(20):
+        start = time.perf_counter()
+        tiny1k.logits(mnist.test_images[i : i + 1])
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.02

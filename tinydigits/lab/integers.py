@@ -1,0 +1,102 @@
+"""The integer networks that come with the package, made from the certified float ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from tinydigits import runs
+from tinydigits.config import preset
+from tinydigits.data import Mnist, held_out, load_mnist
+from tinydigits.evaluation import Evaluation, evaluate
+from tinydigits.files import write_atomically, write_json
+from tinydigits.lab.certify import commit
+from tinydigits.model import Network, load_model
+from tinydigits.modelfile import SHIPPED, find_model
+from tinydigits.quantise import CALIBRATION, fit_temperature, quantize
+
+
+def make_integers(
+    names: tuple[str, ...], twins: Path, results: Path, weights: Path = SHIPPED
+) -> dict[str, Any]:
+    """Quantise the shipped networks, and fit the temperature of each one's probabilities.
+
+    A temperature divides the scores, so that a network claims what it keeps (Guo et al. 2017, "On
+    Calibration of Modern Neural Networks"). It has to be fitted on digits that the network was not
+    trained on, and those of the test set are only for reporting. So it is fitted on the last
+    10,000 training digits with a twin: the same training on the first 50,000.
+
+    Args:
+        names: the presets.
+        twins: the folder of the twins' runs; what is there is not trained again.
+        results: the folder for integers.json: what was measured on the test digits.
+        weights: the folder for the .tdq files.
+
+    Returns:
+        What integers.json holds: a row for each preset.
+
+    Raises: as `tinydigits.train` and `tinydigits.quantize`.
+    """
+    mnist = load_mnist()
+    rows = {name: make_integer(name, twins / name, mnist, weights) for name in names}
+    made = {"commit": commit(), "presets": rows}
+    write_json(results / "integers.json", made)
+    return made
+
+
+def make_integer(name: str, folder: Path, mnist: Mnist, weights: Path) -> dict[str, Any]:
+    """One preset of `make_integers`: its file in `weights`, and its row."""
+    tuning, calibration = held_out(mnist), mnist.train_images[:CALIBRATION]
+    twin = quantize(trained_twin(name, folder), calibration)
+    temperature = fit_temperature(twin, tuning.test_images, tuning.test_labels)
+    network = quantize(load_model(find_model(name)), calibration, temperature)
+    content = network.to_bytes()
+    write_atomically(weights / f"{name}.tdq", content)
+    digits = mnist.test_images, mnist.test_labels
+    return {
+        "temperature": temperature,
+        "activation_bits": network.activation_bits,
+        "weight_bits": network.weight_bits,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "integer": figures_of(evaluate(network, *digits)),
+        "float": figures_of(evaluate(load_model(find_model(name)), *digits)),
+        "twin_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+    }
+
+
+def figures_of(evaluation: Evaluation) -> dict[str, float]:
+    """Accuracy and calibration error, both in percent, and the loss in nats."""
+    return {
+        "accuracy": evaluation.accuracy,
+        "loss": evaluation.loss,
+        "calibration_error": 100 * evaluation.expected_calibration_error(),
+    }
+
+
+def trained_twin(name: str, folder: Path) -> Network:
+    """A preset's seed 0, trained on the first 50,000 training digits in `folder`."""
+    if not (folder / "summary.json").exists():
+        config = dataclasses.replace(preset(name), seed=0, threads=1, validation=True, out=folder)
+        there = (folder / "config.json").exists()
+        runs.complete(runs.resume(folder) if there else runs.start(config))
+    return load_model(folder)
+
+
+def table(made: dict[str, Any]) -> str:
+    """What `make_integers` measured on the test digits, as a Markdown table."""
+    lines = [
+        "| preset | bytes | float % | integers % | calibration error %, float | integers "
+        "| temperature |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in made["presets"].items():
+        ours, theirs = row["integer"], row["float"]
+        lines.append(
+            f"| `{name}` | {row['bytes']:,} | {theirs['accuracy']:.2f} | {ours['accuracy']:.2f} "
+            f"| {theirs['calibration_error']:.2f} | {ours['calibration_error']:.2f} "
+            f"| {row['temperature']:.3f} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,288 @@
+"""From a trained network in PyTorch to one in integers: quantisation after training.
+
+BatchNorm and the normalisation of the input are folded in exactly, since no convolution pads.
+What is rounded: weights, symmetrically per output channel (Jacob et al. 2018, "Quantization and
+training of neural networks for efficient integer-arithmetic-only inference"), and activations,
+whose ranges are measured on images.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from tinydigits.files import Misuse, progress
+from tinydigits.integer import (
+    INT16,
+    INT32,
+    MOST_SHIFT,
+    NO_TABLE,
+    NO_TAPS,
+    NO_WEIGHTS,
+    IntegerNetwork,
+    Pass,
+    bound,
+    half,
+    magnitudes,
+)
+from tinydigits.layers import SIZE, Stage
+from tinydigits.model import Network, normalise
+from tinydigits.modelfile import Description
+
+CALIBRATION = 10_000
+"""Images that are enough for `quantize`: what more of them tell is lost in the rounding."""
+
+OUTLIERS = 1e-4
+"""Share of a stage's activations that its range leaves out."""
+
+
+def quantize(
+    model: Network,
+    images: np.ndarray,
+    temperature: float = 1.0,
+    activation_bits: int = 8,
+    weight_bits: int = 8,
+) -> IntegerNetwork:
+    """Turn a trained network into integers.
+
+    Args:
+        model: the network; it is not changed.
+        images: uint8 (N, 28, 28), on which the ranges of the activations are measured; a thousand
+            training images are enough.
+        temperature: what the logits are to be divided by, see `fit_temperature`.
+        activation_bits: 1 to 8.
+        weight_bits: 2 to 8, of the sums over channels; depthwise weights always have 8.
+
+    Raises:
+        Misuse: the images are none of that kind, or the network's sums don't fit 32 bits.
+    """
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIZE, SIZE):
+        raise Misuse(f"Calibrate on uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}.")
+    if not len(images):
+        raise Misuse("Calibrate on one image at least.")
+    mean, std = float(np.float32(model.mean)), float(np.float32(model.std))
+    description = Description(model.layers, model.class_names, mean, std)
+    *stages, average, classes = description.plan()
+    most = 2**activation_bits - 1
+    uses: dict[int, list[Use]] = {}  # of each convolution, by the stage that it belongs to
+    step, zero, largest = 1 / (255 * std), -mean / std, 255  # a pixel is worth q * step + zero
+    for i, (stage, ceiling) in enumerate(zip(stages, ceilings(model, images), strict=True)):
+        if stage.kind != "pool":
+            owner = i if stage.repeats is None else stage.repeats
+            norm = fold(model.features[i][1])  # pyright: ignore[reportIndexIssue]
+            uses.setdefault(owner, []).append(Use(i, step, zero, ceiling / most, largest, *norm))
+            step, zero, largest = ceiling / most, 0.0, most
+    passes: dict[int, Pass] = {}
+    for owner, its_uses in uses.items():
+        convolution = model.features[owner][0]  # pyright: ignore[reportIndexIssue]
+        passes |= round_convolution(stages[owner], convolution, its_uses, weight_bits)
+
+    # One scale for all rows, since logits are compared with each other.
+    weights = model.classes.weight.detach().double().cpu().numpy()[:, :, 0, 0]
+    rounded, scale = round_rows(weights.reshape(1, -1), weight_bits)
+    numbers = Pass(NO_TAPS, rounded.reshape(weights.shape), NO_TABLE, NO_TABLE)
+    pixels = average.size_in**2
+    numbers = numbers._replace(shift_in=choose_shifts(classes, numbers, largest * pixels)[0])
+    return IntegerNetwork(
+        description,
+        (*(passes[i] for i in sorted(passes)), numbers),
+        float(np.float32(scale[0] * step * 2**numbers.shift_in / pixels)),
+        float(np.float32(temperature)),
+        activation_bits,
+        weight_bits,
+    )
+
+
+class Use(NamedTuple):
+    """One pass through a convolution: a value q that comes in is worth q * step + zero."""
+
+    stage: int
+    step: float
+    zero: float
+    step_out: float
+    largest: int
+    """The largest q."""
+    scale: np.ndarray
+    """What BatchNorm multiplies the channels by, float64 (channels out,)."""
+    shift: np.ndarray
+    """What it then adds."""
+
+
+@torch.no_grad()
+def ceilings(model: Network, images: np.ndarray) -> list[float]:
+    """The upper end of each stage's activations: all but the share OUTLIERS lie below."""
+    device = model.classes.weight.device
+    was_training = model.training
+    model.eval()
+    largest = [torch.empty(0)] * len(model.features)
+    try:
+        for part in progress(torch.from_numpy(images).split(500), "measuring ranges"):
+            x = normalise(part.to(device), model.mean, model.std)
+            for i, block in enumerate(model.features):
+                x = block(x)  # pyright: ignore[reportCallIssue]
+                keep = int(x[0].numel() * len(images) * OUTLIERS) + 1
+                found = torch.cat([largest[i].to(device), x.flatten()])
+                largest[i] = found.topk(min(keep, len(found)))[0]
+    finally:
+        model.train(was_training)
+    # A stage that is always 0 may have any range.
+    return [float(values[-1]) or 1.0 for values in largest]
+
+
+def fold(norm: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """BatchNorm in eval mode as a scale and a shift for each channel, float64."""
+    mean, var, weight, bias = (
+        getattr(norm, name).detach().double().cpu().numpy()
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    scale = weight / np.sqrt(var + norm.eps)
+    return scale, bias - mean * scale
+
+
+def round_rows(
+    weights: np.ndarray, bits: int, coarser: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round each row of (N, n) to signed integers of `bits`, its largest to the largest there is.
+
+    Returns:
+        int8 (N, n), and what 1 is worth in each row, float64 (N,), at least `coarser`.
+    """
+    most = 2 ** (bits - 1) - 1
+    scale = np.maximum(abs(weights).max(axis=1) / most, coarser)
+    scale = np.where(scale > 0, scale, 1.0)
+    return np.rint(weights / scale[:, None]).astype(np.int8), scale
+
+
+def round_convolution(
+    stage: Stage, convolution: nn.Module, uses: list[Use], weight_bits: int
+) -> dict[int, Pass]:
+    """The numbers of a convolution and of its repeats, by stage."""
+    parts = convolution if isinstance(convolution, nn.Sequential) else [convolution]
+    floats = [part.weight.detach().double().cpu().numpy() for part in parts]  # pyright: ignore
+    # (outputs, row, column, channel): the order in which the engine meets a window.
+    rows = floats[-1].transpose(0, 2, 3, 1).reshape(stage.channels_out, -1)
+    response = rows.sum(axis=1)
+    rounded = Pass(NO_TAPS, NO_WEIGHTS, NO_TABLE, NO_TABLE)
+    if stage.kind == "separable":
+        # Nothing stands between the two halves: the first one's scales go into the second.
+        taps = floats[0].reshape(stage.channels_in, -1)  # (C, k * k)
+        response = rows @ taps.sum(axis=1)
+        weights, scale = round_rows(taps, 8)
+        rounded = rounded._replace(taps=weights.reshape(-1, stage.window, stage.window))
+        rows = rows * scale
+
+    def round_all(coarser: np.ndarray | float) -> tuple[Pass, np.ndarray]:
+        if stage.kind == "depthwise":
+            weights, scale = round_rows(rows, 8, coarser)
+            return rounded._replace(taps=weights.reshape(-1, stage.window, stage.window)), scale
+        weights, scale = round_rows(rows, weight_bits, coarser)
+        return rounded._replace(weights=weights), scale
+
+    # A channel whose bias is worth much more than its sums needs coarser weights, or the bias
+    # would not fit its 16 bits.
+    numbers, scale = round_all(0.0)
+    coarser = np.zeros(stage.channels_out)
+    shifts, shift = [], []
+    for use in uses:
+        shifts.append(choose_shifts(stage, numbers, use.largest))
+        shift.append(use.shift + use.scale * response * use.zero)
+        unit = use.step * 2.0 ** sum(shifts[-1]) * np.maximum(abs(use.scale), 1e-30)
+        coarser = np.maximum(coarser, abs(shift[-1]) / (unit * INT16))
+    numbers, scale = round_all(coarser)
+    passes = {}
+    for use, (shift_in, shift_sum), added in zip(uses, shifts, shift, strict=True):
+        sign = np.where(use.scale < 0, -1.0, 1.0)
+        factor = sign * np.maximum(abs(use.scale), 1e-30)
+        worth = factor * scale * use.step * 2.0 ** (shift_in + shift_sum) / use.step_out
+        passes[use.stage] = choose_table(
+            stage,
+            numbers._replace(shift_in=shift_in, shift_sum=shift_sum),
+            use.largest,
+            worth,
+            added / use.step_out,
+        )
+    return passes
+
+
+def choose_shifts(stage: Stage, numbers: Pass, largest: int) -> tuple[int, int]:
+    """The smallest `shift_in` and `shift_sum` with which inputs and sums fit 16 bits.
+
+    Raises:
+        Misuse: there are none.
+    """
+    inputs = largest
+    if len(numbers.taps):
+        inputs *= int(magnitudes(numbers.taps.reshape(len(numbers.taps), -1)).max())
+    weight = int(magnitudes(numbers.weights).max()) if numbers.weights.size else 1
+    for shift_in in range(1 if stage.kind == "conv" else MOST_SHIFT):
+        shifted = inputs + half(shift_in) >> shift_in
+        if shifted > INT16:
+            continue
+        for shift_sum in range(1 if stage.kind == "classes" else MOST_SHIFT):
+            sums = weight * shifted + half(shift_sum)
+            if sums <= INT32 and (stage.kind == "classes" or sums >> shift_sum <= INT16):
+                return shift_in, shift_sum
+    raise Misuse(f"The sums of {stage.name} can leave 32 bits: the network is too wide.")
+
+
+def choose_table(
+    stage: Stage, numbers: Pass, largest: int, worth: np.ndarray, added: np.ndarray
+) -> Pass:
+    """Fill in bias and multiplier.
+
+    Args:
+        stage: the stage.
+        numbers: its weights, `shift_in` and `shift_sum`.
+        largest: the largest value that comes in.
+        worth: of 1 in a shifted sum, in steps of what goes out; float64 (channels out,).
+        added: to it, in the same unit.
+    """
+    bias = np.clip(np.rint(added / worth), -INT16, INT16)
+    for shift_out in range(MOST_SHIFT, -1, -1):
+        multiplier = np.rint(worth * 2.0**shift_out)
+        if abs(multiplier).max() > INT16:
+            continue
+        filled = numbers._replace(
+            bias=bias.astype(np.int16), multiplier=multiplier.astype(np.int16), shift_out=shift_out
+        )
+        if fits(stage, filled, largest):
+            return filled
+    raise Misuse(f"The activations of {stage.name} are too small for 16 bits to tell them apart.")
+
+
+def fits(stage: Stage, numbers: Pass, largest: int) -> bool:
+    """Whether no sum can leave its range."""
+    try:
+        bound(stage, numbers, largest, 1)
+    except Misuse:
+        return False
+    return True
+
+
+def fit_temperature(network: IntegerNetwork, images: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with which a network's probabilities are the most likely.
+
+    It minimises the negative log-likelihood, which is convex in 1/T: where its derivative, the
+    mean score under the network's probabilities less the true class's, changes sign.
+
+    Args:
+        network: the network, of any temperature.
+        images: uint8 (N, 28, 28), which it was not trained on.
+        labels: int64 (N,), their classes.
+
+    Returns:
+        The temperature, within 1/100 to 100.
+    """
+    scores = network.logits(images) * float(network.logit_scale)
+    scores -= scores.max(axis=1, keepdims=True)
+    true = scores[np.arange(len(labels)), labels].mean()
+    low, high = 0.01, 100.0  # of 1/T
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        weights = np.exp(middle * scores)
+        mean = ((weights * scores).sum(axis=1) / weights.sum(axis=1)).mean()
+        low, high = (middle, high) if mean < true else (low, middle)
+    return 1 / (low * high) ** 0.5
