@@ -93,6 +93,8 @@ def brightness(pixels: np.ndarray) -> np.ndarray:
 
 def noise_of(grey: np.ndarray) -> float:
     """The standard deviation of the paper's grain, from the median step between neighbours."""
+    if grey.shape[1] < 2:
+        return 0.0
     return float(np.median(np.abs(np.diff(grey, axis=1)))) / 0.6745 / 2**0.5
 
 

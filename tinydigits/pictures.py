@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -162,29 +162,41 @@ def open_picture(picture: Any) -> Image.Image:
         return decoded(picture, "The image")
     if not isinstance(picture, str | Path):
         return image_of(as_array(picture, "picture"))
-    name, source = str(picture), expand(picture)
-    if name == "-":
-        name, source = "Standard input", io.BytesIO(sys.stdin.buffer.read())
-    elif source.is_dir():
+    if str(picture) == "-":
+        return unpacked(io.BytesIO(sys.stdin.buffer.read()), "Standard input")
+    path = expand(picture)
+    if path.is_dir():
         raise Misuse(f"{picture} is a folder: name the pictures in it.")
-    elif not source.exists():
+    if not path.exists():
         raise Misuse(f"There is no picture {picture}.")
+    try:
+        with path.open("rb") as file:
+            return unpacked(file, str(picture))
+    except OSError as error:
+        raise Failure(f"{picture} cannot be read: {reason(error)}.") from error
+
+
+def unpacked(file: IO[bytes], name: str) -> Image.Image:
+    """The picture in an open file; nothing is read from it later.
+
+    Raises:
+        Failure: as `open_picture`.
+    """
     register_heif()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
         try:
-            image = Image.open(source)
+            image = Image.open(file)
         except Image.DecompressionBombError as error:
             raise Failure(f"{name} has more than {LARGEST:,} pixels: make it smaller.") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise Failure(f"{name} cannot be read: {reason(error)}.") from error
-            heif = source.suffix.lower() in HEIF if isinstance(source, Path) else False
-            how = "HEIC needs the extra heif" if heif else "save it as PNG or JPEG"
+        except Image.UnidentifiedImageError as error:
+            how = "HEIC needs the extra heif" if name.endswith(HEIF) else "save it as PNG or JPEG"
             raise Failure(f"{name} is no picture of a kind that is known here: {how}.") from error
         except Exception as error:  # damaged files make Pillow raise almost anything
             raise Failure(f"{name} is damaged: {reason(error)}.") from error
-        return decoded(image, name)
+        with image:
+            upright = decoded(image, name)
+            return upright.copy() if upright is image else upright
 
 
 def register_heif() -> None:

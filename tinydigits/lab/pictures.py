@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image, ImageFont, ImageOps
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -381,7 +381,8 @@ def photo_seconds() -> float:
     mnist = load_mnist()
     rng = np.random.default_rng(SEED)
     page = compose_page(rng, mnist.test_images, mnist.test_labels, "squared", False).picture
-    photo = Image.fromarray(page).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+    photo = Image.new("RGB", (4000, 3000), (200, 200, 200))
+    photo.paste(ImageOps.contain(Image.fromarray(page).convert("RGB"), photo.size))
     times = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "photo.jpg"
