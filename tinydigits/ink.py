@@ -102,7 +102,7 @@ def close(grey: np.ndarray, size: int) -> np.ndarray:
     """What is left when dark things narrower than `size` are filled up."""
     for extreme in (ndimage.maximum_filter1d, ndimage.minimum_filter1d):
         for axis in (0, 1):
-            grey = extreme(grey, size, axis=axis)
+            grey = extreme(grey, size, axis=axis, mode="nearest")
     return grey
 
 
@@ -162,7 +162,8 @@ def thickness(mask: np.ndarray) -> float:
     if not mask.any():
         return 0.0
     step = max(1, min(mask.shape) // 700)
-    depth = ndimage.distance_transform_cdt(mask[::step, ::step])
+    # With paper all around, or a mark that fills its box would be infinitely wide.
+    depth = ndimage.distance_transform_cdt(np.pad(mask[::step, ::step], 1))
     ridge = depth[(depth > 0) & (depth == ndimage.maximum_filter(depth, 3))]
     return 2.0 * step * float(np.quantile(ridge, 0.95))
 
@@ -534,6 +535,8 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
             short = np.minimum(known[:, 3] - known[:, 1], height[i]) < 0.75 * usual
             piece |= (away < 0.1) & short & (high < 1.15 * usual) & (wide < 1.15 * usual)
             piece &= (ratio > 0.18) | (away < 0.06)
+            # A shadow's corner comes in from the border; a digit's piece only with its digit.
+            piece &= at_border(known, labels.shape) | ~at_border(boxes[i : i + 1], labels.shape)
             speck = (ratio < 0.35) & (away < 2.5)
             if piece.any():
                 k = int(np.argmin(np.where(piece, away, np.inf)))
@@ -554,6 +557,12 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
     tall = np.array([max(e[3] - e[1], 0.5 * (e[2] - e[0])) for e in extent])
     least = max(5, 0.12 * float(tall.max()))
     return [np.array(g) for g, t in zip(groups, tall, strict=True) if t >= least]
+
+
+def at_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which boxes touch the border of a picture (height, width)."""
+    far = boxes[:, 2:] >= (shape[1], shape[0])
+    return (boxes[:, :2] <= 0).any(axis=1) | far.any(axis=1)
 
 
 # ------------------------------------------------------------------------------------ lines
