@@ -92,10 +92,19 @@ def brightness(pixels: np.ndarray) -> np.ndarray:
 
 
 def noise_of(grey: np.ndarray) -> float:
-    """The standard deviation of the paper's grain, from the median step between neighbours."""
+    """The standard deviation of the paper's grain, from the median step between neighbours.
+
+    It is taken tile by tile, for a part of the picture may be without any grain.
+    """
     if grey.shape[1] < 2:
         return 0.0
-    return float(np.median(np.abs(np.diff(grey, axis=1)))) / 0.6745 / 2**0.5
+    steps = np.abs(np.diff(grey, axis=1))
+    tiles = [
+        np.median(tile)
+        for band in np.array_split(steps, min(6, steps.shape[0]))
+        for tile in np.array_split(band, min(6, steps.shape[1]), axis=1)
+    ]
+    return float(np.quantile(tiles, 0.6)) / 0.6745 / 2**0.5
 
 
 def close(grey: np.ndarray, size: int) -> np.ndarray:
@@ -277,11 +286,31 @@ def without_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarra
     """Clear ruled lines and grids, and leave the strokes that cross them."""
     if min(strength.shape) < 40 or not np.isfinite(level):
         return strength
-    ruled = on_lines(strength, floor, level) | on_lines(strength.T, floor, level).T
+    strength = without_lines_across(strength, floor, level)
+    # Paper may end within the picture: where ink is, the lines may run all the way.
+    rows, columns = np.nonzero(strength > level)
+    if len(rows) == 0:
+        return strength
+    top, bottom = np.quantile(rows, (0.002, 0.998)).astype(int)
+    left, right = np.quantile(columns, (0.002, 0.998)).astype(int)
+    written = slice(top, bottom + 1), slice(left, right + 1)
+    if min(bottom - top, right - left) > 80:
+        strength[written] = without_lines_across(strength[written], floor, level, 3)
+    return strength
+
+
+def without_lines_across(
+    strength: np.ndarray, floor: float, level: float, least: int = 1
+) -> np.ndarray:
+    """Clear the lines that run through a picture, if a direction has at least so many of them.
+
+    Of these, all but one must run nearly all the way.
+    """
+    ruled = on_lines(strength, floor, level, least) | on_lines(strength.T, floor, level, least).T
     return np.where(ruled, 0, strength)
 
 
-def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
+def on_lines(strength: np.ndarray, floor: float, level: float, least: int = 1) -> np.ndarray:
     """Which pixels belong to a line that runs from left to right or nearly so, and to no stroke."""
     height, width = strength.shape
     ruled = np.zeros(strength.shape, bool)
@@ -295,10 +324,12 @@ def on_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
         around[:, ~here] = 0
         peak = around[6:11].max(axis=0)
         usual = ndimage.median_filter(peak, max(15, width // 3), mode="nearest")
+        # A stroke along the line must not count as the line, which is about as dark everywhere.
+        usual = np.minimum(usual, 1.3 * np.median(peak[here]))
         thick = float(np.median((around > 0.4 * usual).sum(axis=0)[here]))
         tone = float(np.median(peak[here & (peak > floor)])) if share > 0.85 else np.inf
         found.append((at, here, usual, thick, tone))
-    if not found:
+    if len(found) < least or sum(np.isfinite(line[-1]) for line in found) < least - 1:
         return ruled
     if len(found) < 3:
         # One or two lines could be the bars of a single digit, unless they are paler or thinner.
