@@ -13,7 +13,10 @@ from conftest import TINYDIGITS, run
 from tinydigits import Config, Mnist, preset, runs
 from tinydigits.config import PRESETS
 from tinydigits.files import read_json
+from tinydigits.lab.threads import gain
 from tinydigits.machine import choose_threads, count_cores, use_threads
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 CORES = 3
 """How many cores the tests pretend that there are."""
@@ -106,9 +109,9 @@ def test_a_quota_counts_like_missing_cores() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_separable_networks_get_one_thread_and_the_others_all(name: str) -> None:
-    separable = name.startswith("tiny")
-    assert choose_threads(preset(name)) == (1 if separable else CORES)
+def test_several_threads_are_taken_where_they_were_measured_to_help(name: str) -> None:
+    row = read_json(RESULTS / "threads.json")["presets"][name]
+    assert choose_threads(preset(name)) == (CORES if gain(row) > 1.1 else 1)
 
 
 def test_smaller_batches_need_fewer_threads() -> None:

@@ -110,7 +110,7 @@ class Config:
     threads: int = 0
     """CPU threads; 0 for OMP_NUM_THREADS or, where that is not set, as many as help.
 
-    That is one per core, or one where the full convolutions of a training step have too little to
+    That is one per core, or one where the convolutions of a training step have too little to
     compute for several. A run keeps its number, because another may give other last bits.
     """
 

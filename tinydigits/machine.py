@@ -13,10 +13,10 @@ import torch
 
 from tinydigits.config import Config
 from tinydigits.files import Misuse
-from tinydigits.layers import plan
+from tinydigits.layers import plan, total
 
-WORTHWHILE = 30_000_000
-"""Multiply-accumulates of full convolutions in a training step from which on threads help."""
+WORTHWHILE = 100_000_000
+"""Multiply-accumulates of a training step, forward, from which on several threads help."""
 
 
 def choose_device(config: Config) -> torch.device:
@@ -72,9 +72,8 @@ def choose_threads(config: Config) -> int:
     """The number of CPU threads that `config` asks for; for 0, as many as help.
 
     That is the number in OMP_NUM_THREADS where the user has set it. Else it is one per core for a
-    training step with at least `WORTHWHILE` multiply-accumulates in full convolutions
-    (`full_macs`), and one for a step with fewer, which several threads make no quicker; the
-    figures are in docs/performance.md.
+    training step with at least `WORTHWHILE` multiply-accumulates (`step_macs`), and one for a step
+    with fewer, which several threads make no quicker; the figures are in docs/performance.md.
     """
     if config.threads:
         return config.threads
@@ -82,17 +81,12 @@ def choose_threads(config: Config) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if asked.isdecimal() and int(asked):
         return int(asked)
-    return count_cores() if full_macs(config) >= WORTHWHILE else 1
+    return count_cores() if step_macs(config) >= WORTHWHILE else 1
 
 
-def full_macs(config: Config) -> int:
-    """Multiply-accumulates of the full convolutions for one batch, forward.
-
-    Only they have enough to do between two meetings of the threads. A separable convolution does
-    little with each number, and its many small operators take their time on one thread or two.
-    """
-    macs = sum(stage.macs for stage in plan(config.layers) if stage.kind == "conv")
-    return config.batch_size * macs
+def step_macs(config: Config) -> int:
+    """Multiply-accumulates for one batch, forward: what there is to do for several threads."""
+    return config.batch_size * total(plan(config.layers))[1]
 
 
 def use_threads(config: Config) -> int:

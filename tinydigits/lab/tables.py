@@ -44,8 +44,8 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
 
     docs = readme.parent / "docs"
     performance = docs / "performance.md"
-    others = read_json(results / "others.json")
     studies = read_studies(results)
+    others = read_json(results / "others.json")
     changes = ablation.table(ablation.read_rows(results))
     return [
         (readme, "ladder", short_table(studies)),

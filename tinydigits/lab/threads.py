@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tinydigits.config import PRESETS, preset
 from tinydigits.files import Misuse
 from tinydigits.lab.benchmark import batches
-from tinydigits.machine import choose_threads, count_cores, describe_machine, full_macs
+from tinydigits.machine import choose_threads, count_cores, describe_machine, step_macs
 from tinydigits.training import Run, new_run, train_step
 
 WAITS = (300_000, 10_000, 3_000, 1_000)
@@ -84,7 +84,7 @@ def compare(rounds: int = 5, seconds: float = 2) -> dict[str, Any]:
     presets: dict[str, dict[str, Any]] = {
         name: {
             "threads": choose_threads(preset(name)),
-            "full_macs": full_macs(preset(name)),
+            "step_macs": step_macs(preset(name)),
             "seconds_per_step": {"1": [], str(cores): []},
         }
         for name in runs
@@ -152,21 +152,22 @@ def busy_processes(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 def waiting_table(timed: dict[str, Any]) -> str:
     """How long a training step takes by how the threads wait, from `compare`, as Markdown."""
     lines = [
-        "| threads | GOMP_SPINCOUNT | quiet: median | slowest start | busy: median "
-        "| slowest start |",
-        "|--:|--:|--:|--:|--:|--:|",
+        "| threads | GOMP_SPINCOUNT | quiet: median | slowest start | of the default's "
+        "| busy: median | slowest start | of the default's |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
+    default = next(row for row in timed["waiting"] if row["threads"] > 1)  # the first of WAITS
     for row in timed["waiting"]:
         spins = "any" if row["threads"] == 1 else f"{row['spins']:,}"
-        figures = (
-            f"{1000 * value:,.1f}"
-            for turns in (row["quiet"], row["busy"])
-            for value in (statistics.median(turns), max(turns))
-        )
-        lines.append(f"| {row['threads']} | {spins} | {' | '.join(figures)} |")
+        cells = [f"{row['threads']}", spins]
+        for part in ("quiet", "busy"):
+            median, usual = (statistics.median(turns[part]) for turns in (row, default))
+            cells += [f"{1000 * median:,.1f}", f"{1000 * max(row[part]):,.1f}"]
+            cells.append(f"{median / usual:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     lines.append(
         f"\nMilliseconds a training step of `{WAITING}`, in {timed['rounds']} processes for each "
-        f"figure. {measured_on(timed)}"
+        f"figure; the default is {default['spins']:,} rounds. {measured_on(timed)}"
     )
     return "\n".join(lines)
 
@@ -176,14 +177,14 @@ def gain_table(timed: dict[str, Any]) -> str:
     presets = timed["presets"]
     _, cores = presets[WAITING]["seconds_per_step"]
     lines = [
-        f"| preset | full convolutions, million MACs a step | 1 thread | {cores} threads "
+        f"| preset | million MACs a step | 1 thread | {cores} threads "
         "| times as fast | threads taken |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for name, row in presets.items():
         one, all_cores = (statistics.median(turns) for turns in row["seconds_per_step"].values())
         lines.append(
-            f"| {name} | {row['full_macs'] / 1e6:.1f} | {1000 * one:.1f} | {1000 * all_cores:.1f} "
+            f"| {name} | {row['step_macs'] / 1e6:.1f} | {1000 * one:.1f} | {1000 * all_cores:.1f} "
             f"| {gain(row):.2f} | {row['threads']} |"
         )
     lines.append(
