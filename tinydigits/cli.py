@@ -385,26 +385,30 @@ def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> Non
         write_json(out, timed)
 
 
-def judge(twin: Path, folder: Path = RESULTS, seed: int = 0) -> None:
-    """Train the network that tells digits from what is none, and draw the line between them.
+def judge(twins: Path = Path("runs") / "twins", results: Path = RESULTS, seed: int = 0) -> None:
+    """Train the network that comes with the package to tell digits from what is none.
+
+    Draws the line between them as well: where 1 % of the last 10,000 training digits are rejected,
+    which neither the judge nor the twin that reads them has seen.
 
     Args:
-        twin: A run folder of tiny20k that was trained with --validation: its network never saw the
-            last 10,000 training digits, of which the line rejects 1 %.
-        folder: Where judge.json and judge.safetensors go.
+        twins: The folder with the twins' runs; that of tiny20k is trained if it is missing.
+        results: The folder for judge.json.
         seed: The seed of the training.
     """
-    from tinydigits.lab.judge import write_judge
+    from tinydigits.lab.judge import make_judge
 
-    study = write_judge(twin, folder, seed)
+    study = make_judge(twins, results, seed)
     print(f"{study['accuracy']:.2f} % of what the judge never saw told apart; LINE {study['line']}")
 
 
-def pictures(folder: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: int = 10_000) -> None:
+def pictures(
+    results: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: int = 10_000
+) -> None:
     """Measure how well pictures are read: pages, moved digits, letters, scribbles, a photo.
 
     Args:
-        folder: Where pictures.json goes.
+        results: The folder for pictures.json.
         jobs: How many pages to read side by side, 0 for one per core.
         pages: How many pages to compose from the test digits.
         digits: How many test digits to move, scale, invert, pad and recolour.
@@ -413,7 +417,7 @@ def pictures(folder: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: in
     from tinydigits.lab.pictures import measure, verdicts
 
     measured = measure(pages, digits, jobs)
-    write_json(folder / "pictures.json", measured)
+    write_json(results / "pictures.json", measured)
     for asked, holds, value in verdicts(measured):
         print(f"{'PASS' if holds else 'FAIL'} {asked}: {value}")
 

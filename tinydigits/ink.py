@@ -84,7 +84,7 @@ def brightness(pixels: np.ndarray) -> np.ndarray:
     step = max(1, min(pixels.shape[:2]) // 200)
     coarse = pixels[::step, ::step]
     size = max(3, min(coarse.shape[:2]) // 2)
-    varying = (coarse - ndimage.uniform_filter(coarse, (size, size, 0))).reshape(-1, 3)
+    varying = (coarse - ndimage.uniform_filter(coarse, size, axes=(0, 1))).reshape(-1, 3)
     _, directions = np.linalg.eigh(varying.T @ varying)
     weights = directions[:, -1]
     weights = weights / np.abs(weights).sum() * (1 if weights.sum() >= 0 else -1)
@@ -172,7 +172,7 @@ def thickness(mask: np.ndarray) -> float:
         return 0.0
     step = max(1, min(mask.shape) // 700)
     # With paper all around, or a mark that fills its box would be infinitely wide.
-    depth = ndimage.distance_transform_cdt(np.pad(mask[::step, ::step], 1))
+    depth = np.asarray(ndimage.distance_transform_cdt(np.pad(mask[::step, ::step], 1)))
     ridge = depth[(depth > 0) & (depth == ndimage.maximum_filter(depth, 3))]
     return 2.0 * step * float(np.quantile(ridge, 0.95))
 
@@ -217,8 +217,8 @@ def on_sheet(pixels: np.ndarray, strength: np.ndarray, level: float) -> Ink | No
         if min(high, wide) < max(24, side / 4) or max(high, wide) > 4 * min(high, wide):
             continue
         own = labels[rows, columns] == k
-        filled = ndimage.binary_fill_holes(own)
-        if filled is None or own.sum() < 0.5 * filled.sum():
+        filled = fill_holes(own)
+        if own.sum() < 0.5 * filled.sum():
             continue
         if filled.sum() < 0.9 * upright_area(np.pad(filled, 1)):
             continue
@@ -244,15 +244,15 @@ def without_frames(strength: np.ndarray, level: float) -> np.ndarray:
         own = labels[rows, columns] == k
         if own.mean() > 0.5:
             continue
-        filled = np.pad(ndimage.binary_fill_holes(own), 1)
+        filled = np.pad(fill_holes(own), 1)
         if filled.sum() < 3 * own.sum() or filled.sum() < 0.92 * upright_area(filled):
             continue
         # The outline is as wide as most rows begin with.
         first = own.argmax(axis=1)
         width = [int((~row[f:]).argmax()) for row, f in zip(own, first, strict=True)]
         wide = int(np.median(width)) + 2
-        ring = filled & ~ndimage.binary_erosion(filled, iterations=wide)
-        ring = ndimage.binary_dilation(np.pad(ring, wide), iterations=wide)
+        ring = filled & ~np.asarray(ndimage.binary_erosion(filled, iterations=wide))
+        ring = np.asarray(ndimage.binary_dilation(np.pad(ring, wide), iterations=wide))
         strength = strength.copy()
         top, left = max(0, rows.start - wide - 1), max(0, columns.start - wide - 1)
         around = strength[top : rows.stop + wide + 1, left : columns.stop + wide + 1]
@@ -280,6 +280,11 @@ def is_solid(part: np.ndarray) -> bool:
 def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the connected parts; pixels that touch at a corner are connected."""
     return ndimage.label(mask, np.ones((3, 3), bool))  # pyright: ignore[reportReturnType]
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """A mask with whatever it encloses."""
+    return np.asarray(ndimage.binary_fill_holes(mask))
 
 
 def without_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
@@ -320,6 +325,8 @@ def on_lines(strength: np.ndarray, floor: float, level: float, least: int = 1) -
     for track, share in tracks:
         at = np.clip(np.round(track).astype(int), 0, height - 1)
         here = (track >= 0) & (track < height)
+        if here.mean() < 0.4:
+            continue
         around = np.stack([strength[np.clip(at + d, 0, height - 1), columns] for d in range(-8, 9)])
         around[:, ~here] = 0
         peak = around[6:11].max(axis=0)
@@ -534,8 +541,8 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
         inside[i] = False
         if inside.any():
             own = labels[top:bottom, left:right] == names[i]
-            filled = ndimage.binary_fill_holes(own)
-            frame[i] = own.mean() < 0.35 and filled is not None and filled.mean() > 0.7
+            filled = fill_holes(own)
+            frame[i] = own.mean() < 0.35 and filled.mean() > 0.7
     area = np.bincount(labels.ravel())[names]
     weights = np.cumsum(area[order])
     usual = float(sizes[order][np.searchsorted(weights, weights[-1] / 2)])
@@ -593,7 +600,7 @@ def joined(boxes: np.ndarray, labels: np.ndarray, names: np.ndarray) -> list[np.
 def at_border(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Which boxes touch the border of a picture (height, width)."""
     far = boxes[:, 2:] >= (shape[1], shape[0])
-    return (boxes[:, :2] <= 0).any(axis=1) | far.any(axis=1)
+    return np.asarray((boxes[:, :2] <= 0).any(axis=1) | far.any(axis=1))
 
 
 # ------------------------------------------------------------------------------------ lines

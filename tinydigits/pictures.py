@@ -190,7 +190,11 @@ def unpacked(file: IO[bytes], name: str) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise Failure(f"{name} has more than {LARGEST:,} pixels: make it smaller.") from error
         except Image.UnidentifiedImageError as error:
-            how = "HEIC needs the extra heif" if name.endswith(HEIF) else "save it as PNG or JPEG"
+            how = (
+                "HEIC needs the extra heif"
+                if name.lower().endswith(HEIF)
+                else "save it as PNG or JPEG"
+            )
             raise Failure(f"{name} is no picture of a kind that is known here: {how}.") from error
         except Exception as error:  # damaged files make Pillow raise almost anything
             raise Failure(f"{name} is damaged: {reason(error)}.") from error

@@ -7,6 +7,7 @@ An answer holds the digits of each line, lines parted by _; "none" stands for no
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -64,15 +65,16 @@ def ink(size: tuple[int, int], write: Callable[[ImageDraw.ImageDraw], None]) -> 
     return np.asarray(image.reduce(4)) / 255
 
 
-def digits(text: str, size: tuple[int, int], height: float, width: float, **how: float):
+def digits(
+    text: str, size: tuple[int, int], height: float, width: float, advance: float = 0.95
+) -> np.ndarray:
     """The ink of a line of digits in the middle of a picture."""
-    advance = how.get("advance", 0.95)
     x = (size[0] - height * (advance * (len(text) - 1) + 0.75)) / 2
     y = (size[1] - height) / 2
-    return ink(size, lambda d: pen(d, text, 4 * x, 4 * y, 4 * height, 4 * width, **how))
+    return ink(size, lambda d: pen(d, text, 4 * x, 4 * y, 4 * height, 4 * width, advance))
 
 
-def on(paper: np.ndarray | float, strokes: np.ndarray, tone: float) -> np.ndarray:
+def on(paper: np.ndarray | float, strokes: np.ndarray, tone: np.ndarray | float) -> np.ndarray:
     """Ink of a tone on paper."""
     return paper * (1 - strokes) + tone * strokes
 
@@ -83,7 +85,9 @@ def grain(rng: np.random.Generator, page: np.ndarray, sigma: float = 3) -> Image
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def grid(size: tuple[int, int], step: int, width: int, angle: float = 0.0, both: bool = True):
+def grid(
+    size: tuple[int, int], step: int, width: int, angle: float = 0.0, both: bool = True
+) -> np.ndarray:
     """Squared paper, or ruled paper: 1 on a line."""
     y, x = np.mgrid[0 : size[1], 0 : size[0]]
     u, v = x + angle * y, y - angle * x
@@ -95,7 +99,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     small = (160, 160)
 
-    def save(name: str, image: Image.Image, **options: object) -> None:
+    def save(name: str, image: Image.Image, **options: Any) -> None:
         image.save(HERE / name, **options)
 
     paper = 200 - 20 * grid(small, 40, 2, 0.02)

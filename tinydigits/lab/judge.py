@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from tinydigits.data import held_out, load_mnist
 from tinydigits.evaluation import evaluate
-from tinydigits.files import write_json
+from tinydigits.files import write_atomically, write_json
+from tinydigits.pictures import JUDGE, MODEL
 from tinydigits.preparation import prepare
 
 Generator = np.random.Generator
@@ -73,7 +74,7 @@ def scribble(rng: Generator) -> np.ndarray:
     return stroke(rng, [corners], smooth=rng.random() < 0.75)
 
 
-def stroke(rng: Generator, lines: list[np.ndarray], smooth: bool = True) -> np.ndarray:
+def stroke(rng: Generator, lines: Sequence[np.ndarray], smooth: bool = True) -> np.ndarray:
     """Pen strokes through the given points (x, y): uint8 (CANVAS, CANVAS)."""
     image = Image.new("L", (CANVAS, CANVAS))
     draw = ImageDraw.Draw(image)
@@ -81,12 +82,13 @@ def stroke(rng: Generator, lines: list[np.ndarray], smooth: bool = True) -> np.n
     for points in lines:
         if smooth and len(points) > 2:
             along = np.linspace(0, len(points) - 1, 12 * len(points))
-            points = ndimage.map_coordinates(
-                points, [np.repeat(along[:, None], 2, 1), np.tile([0.0, 1.0], (len(along), 1))],
-                order=3, mode="nearest",
-            )  # fmt: skip
-        draw.line([tuple(p) for p in points], 255, width, joint="curve")
-        for x, y in (points[0], points[-1]):
+            points = np.stack([
+                ndimage.map_coordinates(axis, [along], order=3, mode="nearest")
+                for axis in points.T
+            ], axis=1)  # fmt: skip
+        path = [(float(x), float(y)) for x, y in points]
+        draw.line(path, 255, width, joint="curve")
+        for x, y in (path[0], path[-1]):
             draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), 255)
     return np.asarray(image)
 
@@ -126,7 +128,7 @@ def shape(rng: Generator) -> np.ndarray:
 def box_is_narrow(ink: np.ndarray) -> bool:
     """Whether ink is so much higher than wide that it could be a 1."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    return len(rows) > 0 and np.ptp(columns) < 0.5 * np.ptp(rows)
+    return bool(len(rows) and np.ptp(columns) < 0.5 * np.ptp(rows))
 
 
 def debris(rng: Generator, digits: np.ndarray) -> np.ndarray:
@@ -333,27 +335,33 @@ def train_judge(
     return run.network, unseen, truth
 
 
-def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
-    """Train the judge, draw the line, and write judge.json and judge.tdq into `folder`.
+def make_judge(twins: Path, results: Path, seed: int) -> dict[str, Any]:
+    """Train the judge that comes with the package, and draw the line.
 
     The line is the confidence below which 1 % of the last 10,000 training digits lie, as read by a
     twin that never saw them; the judge never saw them either.
 
-    Raises:
-        Misuse: `twin` is no run folder.
-        Failure: a file cannot be written.
+    Args:
+        twins: the folder of the twins' runs, as for `make_integers`.
+        results: the folder for judge.json, with what was measured.
+        seed: what the drawing and the training start from.
+
+    Returns:
+        What judge.json holds.
+
+    Raises: as `tinydigits.train` and `tinydigits.quantize`.
     """
-    from tinydigits.model import load_model
-    from tinydigits.quantise import fit_temperature, quantize
+    from tinydigits.lab.integers import trained_twin
+    from tinydigits.quantise import CALIBRATION, fit_temperature, quantize
 
     mnist = held_out(load_mnist())
-    reader = quantize(load_model(twin), mnist.train_images[:1000])
+    reader = quantize(trained_twin(MODEL, twins / MODEL), mnist.train_images[:CALIBRATION])
     temperature = fit_temperature(reader, mnist.test_images, mnist.test_labels)
     reader = dataclasses.replace(reader, temperature=temperature)
     network, images, labels = train_judge(seed)
     judge = quantize(network, images[::5])
     judge = dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))
-    judge.save(folder / "judge.tdq")
+    write_atomically(JUDGE, judge.to_bytes())
     confidence = np.exp(
         reader.log_probs(mnist.test_images).max(axis=1) + judge.log_probs(mnist.test_images)[:, 0]
     )
@@ -364,5 +372,5 @@ def write_judge(twin: Path, folder: Path, seed: int) -> dict[str, Any]:
         "rejected": REJECTED,
         "line": round(float(np.quantile(confidence, REJECTED)), 3),
     }
-    write_json(folder / "judge.json", study)
+    write_json(results / "judge.json", study)
     return study

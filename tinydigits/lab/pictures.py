@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,14 +250,17 @@ def measure(pages: int, digits: int, jobs: int = 0) -> dict[str, Any]:
     from joblib import Parallel, cpu_count, delayed
 
     workers = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")
-    parts = [range(k, min(k + 10, pages)) for k in range(0, pages, 10)]
+
+    def side_by_side(name: str, work: Callable[[range], Any], count: int, step: int) -> list[Any]:
+        parts = [range(k, min(k + step, count)) for k in range(0, count, step)]
+        done: Any = workers(delayed(work)(part) for part in parts)
+        return list(tqdm(done, name, len(parts)))
+
     scores: dict[str, list[Score]] = defaultdict(list)
-    done = workers(delayed(read_pages)(part) for part in parts)
-    for kind, page_score in (s for part in tqdm(done, "pages", len(parts)) for s in part):
-        scores[kind].append(page_score)
-    parts = [range(k, min(k + 250, digits)) for k in range(0, digits, 250)]
-    done = workers(delayed(read_moved)(part) for part in parts)
-    kept = np.sum(list(tqdm(done, "moved digits", len(parts))), axis=0)
+    for part in side_by_side("pages", read_pages, pages, 10):
+        for kind, page_score in part:
+            scores[kind].append(page_score)
+    kept = np.sum(side_by_side("moved digits", read_moved, digits, 250), axis=0)
     return {
         "model": MODEL,
         "line": LINE,
@@ -325,7 +329,7 @@ def rejections(count: int = 1000) -> dict[str, float]:
     """The share, in %, of what is no digit that is read as none, and of the test digits."""
     rng, network = np.random.default_rng(SEED), load(MODEL)
     seen_fonts = [ImageFont.truetype(str(path), 60) for path in fonts()]
-    unseen = [ImageFont.truetype(str(path), 60) for path in held_out_fonts()]
+    unseen: list[Any] = [ImageFont.truetype(str(path), 60) for path in held_out_fonts()]
     unseen.append(ImageFont.load_default(60))
     letters = list(UNLIKE)
     draw = {
