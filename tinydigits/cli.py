@@ -414,12 +414,11 @@ def pictures(
         digits: How many test digits to move, scale, invert, pad and recolour.
     """
     from tinydigits.files import write_json
-    from tinydigits.lab.pictures import measure, verdicts
+    from tinydigits.lab.pictures import measure, table
 
     measured = measure(pages, digits, jobs)
     write_json(results / "pictures.json", measured)
-    for asked, holds, value in verdicts(measured):
-        print(f"{'PASS' if holds else 'FAIL'} {asked}: {value}")
+    print(table(measured))
 
 
 def parity(

@@ -251,8 +251,8 @@ def without_frames(strength: np.ndarray, level: float) -> np.ndarray:
         first = own.argmax(axis=1)
         width = [int((~row[f:]).argmax()) for row, f in zip(own, first, strict=True)]
         wide = int(np.median(width)) + 2
-        ring = filled & ~np.asarray(ndimage.binary_erosion(filled, iterations=wide))
-        ring = np.asarray(ndimage.binary_dilation(np.pad(ring, wide), iterations=wide))
+        ring = filled & ~np.asarray(ndimage.binary_erosion(filled, iterations=wide), bool)
+        ring = np.asarray(ndimage.binary_dilation(np.pad(ring, wide), iterations=wide), bool)
         strength = strength.copy()
         top, left = max(0, rows.start - wide - 1), max(0, columns.start - wide - 1)
         around = strength[top : rows.stop + wide + 1, left : columns.stop + wide + 1]

@@ -261,8 +261,8 @@ def image_of(array: np.ndarray) -> Image.Image:
     return decoded(Image.fromarray(array), "The array")
 
 
-def pixels_of(image: Image.Image) -> np.ndarray:
-    """A picture's pixels in numbers, on paper where it is transparent, reduced where it is large.
+def pixels_of(image: Image.Image, most: int = WORKING) -> np.ndarray:
+    """A picture's pixels in numbers, on paper where it is transparent, reduced to `most` of them.
 
     Returns:
         float32 (H, W, 1 or 3), 0 to 255.
@@ -272,12 +272,12 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         low, high = float(values.min()), float(values.max())
         # 16 bits that hold a photo use a part of their range; Pillow's way to 8 would flatten it.
         values = (values - low) * (255 / (high - low) if high > low else 0)
-        return np.asarray(reduced(Image.fromarray(values.astype(np.float32))))[:, :, None]
+        return np.asarray(reduced(Image.fromarray(values.astype(np.float32)), most))[:, :, None]
     if image.mode in ("1", "L"):
-        return np.asarray(reduced(image.convert("L")), np.float32)[:, :, None]
+        return np.asarray(reduced(image.convert("L"), most), np.float32)[:, :, None]
     if not image.has_transparency_data:
-        return np.asarray(reduced(image.convert("RGB")), np.float32)
-    pixels = np.asarray(reduced(image.convert("RGBA")), np.float32)
+        return np.asarray(reduced(image.convert("RGB"), most), np.float32)
+    pixels = np.asarray(reduced(image.convert("RGBA"), most), np.float32)
     colours, opacity = pixels[:, :, :3], pixels[:, :, 3:] / 255
     return colours * opacity + paper_under(colours, opacity[:, :, 0]) * (1 - opacity)
 
@@ -296,10 +296,10 @@ def paper_under(colours: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     return np.full(3, 255 if usual.mean() < 128 else 0, np.float32)
 
 
-def reduced(image: Image.Image) -> Image.Image:
-    """A picture of at most `WORKING` pixels, by the mean over blocks."""
+def reduced(image: Image.Image, most: int) -> Image.Image:
+    """A picture of at most so many pixels, by the mean over blocks."""
     factor = 1
-    while (image.width // factor) * (image.height // factor) > WORKING:
+    while (image.width // factor) * (image.height // factor) > most:
         factor += 1
     return image.reduce(factor) if factor > 1 else image
 
@@ -373,7 +373,8 @@ def united(marks: list[Mark]) -> Mark:
 def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarray]:
     """What the network sees of each mark, and its probabilities (N, classes).
 
-    The network says which digit it is if it is one, the judge whether it is one: the product.
+    The network says which digit it is if it is one, the judge whether it is one: the product. A
+    network whose classes are no digits answers alone.
     """
     images = [prepare(mark.ink, paper=0) for mark in marks]
     return images, probabilities_of(np.stack(images), model)
@@ -381,8 +382,10 @@ def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarra
 
 def probabilities_of(images: np.ndarray, model: Any) -> np.ndarray:
     """Images uint8 (N, 28, 28) to the probabilities, float64 (N, classes), of being each digit."""
-    log_probs = model.log_probs(images) + judge().log_probs(images)[:, :1]
-    return np.exp(log_probs.astype(np.float64))
+    log_probs = model.log_probs(images).astype(np.float64)
+    if all(name.isdecimal() for name in model.class_names):
+        log_probs += judge().log_probs(images)[:, :1]
+    return np.exp(log_probs)
 
 
 @functools.cache
@@ -449,7 +452,7 @@ def text_of(readings: Sequence[Reading]) -> str:
     its confidence: "7 (99.8 %)".
     """
     digits = [reading for reading in readings if reading.digit is not None]
-    if len(readings) == len(digits) == 1:
+    if len(digits) == 1:
         return f"{spelled(digits[0])} ({100 * digits[0].confidence:.1f} %)"
     lines = []
     for number in sorted({reading.line for reading in digits}):
@@ -490,9 +493,8 @@ def json_of(picture: str, readings: Sequence[Reading]) -> str:
 
 def annotated(image: Image.Image, readings: Sequence[Reading]) -> Image.Image:
     """A picture with the boxes, the digits and their confidence drawn on it."""
-    pixels = pixels_of(image).clip(0, 255).astype(np.uint8)
+    pixels = pixels_of(image, LARGEST).clip(0, 255).astype(np.uint8)
     picture = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
-    picture = picture.resize(image.size)
     draw = ImageDraw.Draw(picture)
     for reading in readings:
         left, top, right, bottom = reading.box
