@@ -52,6 +52,10 @@ def find_ink(pixels: np.ndarray, deeper: bool = True) -> Ink:
     """
     grey = brightness(pixels)
     noise = noise_of(grey)
+    if noise > 5:  # a dithered picture, or little light
+        sigma = float(np.clip(noise / 8, 0.8, max(0.8, min(grey.shape) / 150)))
+        grey, noise = ndimage.gaussian_filter(grey, sigma), noise / (2 * sigma)
+    grey = flattened(grey)
     if paper_is_dark(grey):
         grey = -grey
     floor = max(FAINT, 5 * noise)
@@ -63,10 +67,8 @@ def find_ink(pixels: np.ndarray, deeper: bool = True) -> Ink:
     window = int(max(6 * thick, side / 10, 9))
     strength = above_paper(grey, window if window < 0.3 * side else max(3, side // 2), noise)
     level = threshold(strength, floor)
-    if deeper:
-        found = on_sheet(pixels, strength, level)
-        if found is not None:
-            return found
+    if deeper and (found := on_sheet(pixels, grey, strength > level)):
+        return found
     strength = without_frames(strength, threshold(strength, floor))
     strength = without_lines(strength, floor, threshold(strength, floor))
     strength = without_borders(strength, threshold(strength, floor))
@@ -105,6 +107,32 @@ def noise_of(grey: np.ndarray) -> float:
         for tile in np.array_split(band, min(6, steps.shape[1]), axis=1)
     ]
     return float(np.quantile(tiles, 0.6)) / 0.6745 / 2**0.5
+
+
+def flattened(grey: np.ndarray) -> np.ndarray:
+    """A picture without light that falls smoothly across it, or as it is if there is none.
+
+    The light is a surface of the third degree, fitted with less weight where ink is (Cauchy's).
+    """
+    coarse = block_mean(grey, max(1, min(grey.shape) // 100))
+    y, x = (np.linspace(-1, 1, n) for n in coarse.shape)
+    powers = [(i, j) for i in range(4) for j in range(4 - i)]
+    terms = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], axis=1)
+    values = coarse.ravel().astype(np.float64)
+    weights, factors = np.ones(len(values)), np.zeros(len(powers))
+    left = values
+    for _ in range(8):
+        weighted = terms * weights[:, None]
+        factors = np.linalg.lstsq(weighted.T @ terms, weighted.T @ values, rcond=None)[0]
+        left = values - terms @ factors
+        weights = 1 / (1 + (left / (2 * np.median(np.abs(left)) + 0.1)) ** 2)
+    if np.median(np.abs(left)) > 0.35 * np.median(np.abs(values - np.median(values))):
+        return grey
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in grey.shape)
+    light = np.zeros_like(grey)
+    for (i, j), factor in zip(powers, factors.astype(np.float32), strict=True):
+        light += np.outer(factor * y**i, x**j)
+    return grey - light + np.float32(np.median(values))
 
 
 def close(grey: np.ndarray, size: int) -> np.ndarray:
@@ -149,21 +177,27 @@ def above_paper(grey: np.ndarray, window: int, noise: float) -> np.ndarray:
 
 
 def threshold(strength: np.ndarray, floor: float) -> float:
-    """The level that parts ink from what is fainter (Otsu 1979), or infinity without any ink."""
+    """The level that parts ink from what is fainter, or infinity without any ink."""
     values = strength[strength > floor]
     if len(values) == 0:
         return float("inf")
-    counts, edges = np.histogram(values, 128, (0, 1.001 * float(values.max())))
+    # Half of what the stronger part has in the middle is where a stroke's edge is.
+    stronger = values[values > otsu(values)]
+    ink = float(np.median(stronger)) if len(stronger) else float(values.max())
+    return max(floor, 0.45 * ink)
+
+
+def otsu(values: np.ndarray) -> float:
+    """The level that parts values into two classes that vary least in themselves (Otsu 1979)."""
+    low, high = float(values.min()), float(values.max())
+    counts, edges = np.histogram(values, 128, (low, max(high, low + 1)))
     middle = (edges[1:] + edges[:-1]) / 2
     below, sums = np.cumsum(counts), np.cumsum(counts * middle)
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
     best = int(np.nanargmax(between)) if np.isfinite(between).any() else 0
-    # Half of what the stronger part has in the middle is where a stroke's edge is.
-    stronger = values[values > edges[best + 1]]
-    ink = float(np.median(stronger)) if len(stronger) else float(values.max())
-    return max(floor, 0.45 * ink)
+    return float(edges[best + 1])
 
 
 def thickness(mask: np.ndarray) -> float:
@@ -206,15 +240,53 @@ def without_borders(strength: np.ndarray, level: float) -> np.ndarray:
     return strength
 
 
-def on_sheet(pixels: np.ndarray, strength: np.ndarray, level: float) -> Ink | None:
-    """The ink on a card or a screen that stood out as if it were ink itself, if there is one."""
-    labels, count = label(strength > level)
-    if not 0 < count < 20_000:
-        return None
-    side = min(strength.shape)
+def on_sheet(pixels: np.ndarray, grey: np.ndarray, dark: np.ndarray) -> Ink | None:
+    """The ink on a card or a screen that lies on something else, if there is one.
+
+    Args:
+        pixels: float32 (H, W, channels).
+        grey: float32 (H, W), the same as one channel.
+        dark: bool (H, W), what was taken for ink; a card may be among it.
+    """
+    step = max(1, min(grey.shape) // 300)
+    coarse = ndimage.median_filter(block_mean(grey, step), 5)
+    parted = coarse > otsu(coarse)
+    nearby = coarse > ndimage.uniform_filter(coarse, min(coarse.shape) // 2)
+    taken = block_mean(dark.astype(np.float32), step) > 0.5
+    for mask in (taken, parted, ~parted, nearby, ~nearby):
+        sheet = sheet_of(mask, coarse)
+        if sheet is None:
+            continue
+        whole = np.zeros(grey.shape, bool)
+        fine = sheet.repeat(step, axis=0).repeat(step, axis=1)
+        whole[: fine.shape[0], : fine.shape[1]] = fine
+        (rows, columns), *_ = ndimage.find_objects(whole.astype(np.int8))
+        inner = ndimage.binary_erosion(whole[rows, columns], iterations=2 + step)
+        if not inner.any():
+            continue
+        # Around it, what is at its edge goes on, so that nothing there looks like ink.
+        nearest = ndimage.distance_transform_edt(
+            ~inner, return_distances=False, return_indices=True
+        )
+        ink = find_ink(pixels[rows, columns][tuple(np.asarray(nearest))], deeper=False)
+        if cut(ink):
+            strength = np.zeros(grey.shape, np.float32)
+            strength[rows, columns] = ink.strength
+            return Ink(strength, ink.level)
+    return None
+
+
+def sheet_of(mask: np.ndarray, grey: np.ndarray) -> np.ndarray | None:
+    """The one part of a mask that has the shape of a sheet of paper, filled, or None."""
+    labels, _ = label(mask)
+    side = min(mask.shape)
+    found = []
     for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
         high, wide = rows.stop - rows.start, columns.stop - columns.start
-        if min(high, wide) < max(24, side / 4) or max(high, wide) > 4 * min(high, wide):
+        if min(high, wide) < max(20, side / 5) or max(high, wide) > 4 * min(high, wide):
+            continue
+        across = columns.start == 0 and columns.stop == mask.shape[1]
+        if across or (rows.start == 0 and rows.stop == mask.shape[0]):
             continue
         own = labels[rows, columns] == k
         filled = fill_holes(own)
@@ -222,15 +294,18 @@ def on_sheet(pixels: np.ndarray, strength: np.ndarray, level: float) -> Ink | No
             continue
         if filled.sum() < 0.9 * upright_area(np.pad(filled, 1)):
             continue
-        inner = ndimage.binary_erosion(filled, iterations=3)
-        sheet = pixels[rows, columns]
-        paper = np.median(sheet[own], axis=0)
-        ink = find_ink(np.where(inner[:, :, None], sheet, paper).astype(np.float32), False)
-        if np.isfinite(ink.level):
-            whole = np.zeros_like(strength)
-            whole[rows, columns] = ink.strength
-            return Ink(whole, ink.level)
-    return None
+        whole = np.zeros(mask.shape, bool)
+        whole[rows, columns] = filled
+        # Light that falls has no edge, and behind a ruled line the same paper goes on.
+        inside = whole & ~np.asarray(ndimage.binary_erosion(whole, iterations=5, border_value=1))
+        near, far = (np.asarray(ndimage.binary_dilation(whole, iterations=n)) for n in (5, 10))
+        edge = np.median(grey[inside]) - np.median(grey[far & ~near])
+        if abs(edge) > max(12, 0.4 * float(grey[whole].std() + grey[~whole].std())):
+            found.append(whole)
+    found.sort(key=np.count_nonzero, reverse=True)
+    if not found or (len(found) > 1 and 2 * found[1].sum() > found[0].sum()):
+        return None
+    return found[0]
 
 
 def without_frames(strength: np.ndarray, level: float) -> np.ndarray:
@@ -414,11 +489,13 @@ def find_lines(strength: np.ndarray, floor: float) -> list[tuple[np.ndarray, flo
         for e in range(-4, 5):
             claimed[k, at + e] = True
         track = followed(runs, rows)
+        at = np.round(track).astype(int)
+        own = runs[k, np.clip(at, 0, height - 1)]
         outside = [
-            share_of(runs > floor, np.round(track).astype(int) + e)
+            share_of(runs > 0.5 * own[:, None], at + e)
             for e in (-reach_of(height), reach_of(height))
         ]
-        if max(outside) > 0.6:  # the edge of something dark and broad
+        if max(outside) > 0.6:  # a broad stroke, or the edge of something dark
             continue
         line = np.interp(np.arange(width), middles, track)
         tracks.append((line, -share))

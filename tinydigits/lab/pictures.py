@@ -461,11 +461,12 @@ def table(measured: dict[str, Any]) -> str:
         bounds = (f"{bound:g} {row.unit}".strip() for bound in (row.required, row.goal))
         value = f"{row.measured:.2f} {row.unit}".strip()
         lines.append(f"| {row.what} | {' | '.join(bounds)} | {value} |")
+    pages, moved_digits = measured["all_pages"], measured["moved"]["digits"]
     lines.append(
-        f"\n`{measured['model']}`; {measured['all_pages']['pages']} pages with "
-        f"{measured['all_pages']['digits']:,} digits; "
-        f"{measured['moved']['digits']:,} moved digits. The line stands at {measured['line']} and rejects {measured['rejected_digits']:.2f} % of "
-        f"the test digits. The photo: {measured['cores']} cores, {measured['processor']}."
+        f"\n`{measured['model']}`; {pages['pages']} pages with {pages['digits']:,} digits; "
+        f"{moved_digits:,} moved digits. The line stands at {measured['line']} and rejects "
+        f"{measured['rejected_digits']:.2f} % of the test digits. The photo: "
+        f"{measured['cores']} cores, {measured['processor']}."
     )
     return "\n".join(lines)
 
