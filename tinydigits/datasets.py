@@ -132,7 +132,7 @@ def load_for(
         return relabelled(loaded, description)
     if root is None and (name or as_is):
         raise Misuse("--dataset and --as-is are about the folder of a data set: name it by --data.")
-    if not is_own(config) and not trained_on_mnist(description):
+    if not is_own(config) and not description.of_mnist:
         raise Misuse(
             f"{model} was not trained on MNIST: name the folder of its run, or one with pictures "
             "of its classes by --data."
@@ -147,13 +147,6 @@ def load_for(
 def is_same(root: Path, other: Path | None) -> bool:
     """Whether two paths lead to the same place."""
     return other is not None and expand(root).resolve() == expand(other).resolve()
-
-
-def trained_on_mnist(description: Description) -> bool:
-    """Whether a network can have been: it says how its input was normalised."""
-    normalised = np.array([description.mean, description.std], np.float32)
-    alike = bool((normalised == np.array([MEAN, STD], np.float32)).all())
-    return alike and len(description.class_names) == len(DIGITS)
 
 
 def relabelled(dataset: Dataset, description: Description) -> Dataset:

@@ -60,6 +60,14 @@ class Description:
             raise Misuse(f"std must be above 0, not {self.std}.")
         self.plan()
 
+    @property
+    def of_mnist(self) -> bool:
+        """Whether the network may have been trained on MNIST: by its classes and normalisation."""
+        alike = np.float32(self.mean) == np.float32(MEAN) and np.float32(self.std) == np.float32(
+            STD
+        )
+        return bool(alike) and len(self.class_names) == len(DIGITS)
+
     def plan(self) -> tuple[Stage, ...]:
         """The network's stages, see `tinydigits.layers.plan`."""
         return plan(self.layers, len(self.class_names))
