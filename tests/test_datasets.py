@@ -244,7 +244,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Failure], str]] = {
     "no picture": (
         lambda f: (f / "bar" / "notes.txt").write_text("hello"),
         Failure,
-        "bars/bar/notes.txt is no picture: save it as PNG or JPEG, or move it away",
+        "bars/bar/notes.txt is no picture of a kind that is known here: save it as PNG or JPEG",
     ),
     "cut short": (lambda f: cut_short(f / "bar" / "0.png"), Failure, "bars/bar/0.png"),
     "bomb": (lambda f: bomb(f / "bar" / "0.png"), Failure, "bars/bar/0.png has .* pixels"),

@@ -34,9 +34,6 @@ PARTS = ("train", "test")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")
 """What systems leave in folders, beside names that begin with a dot."""
 
-LARGEST = 100_000_000
-"""Pixels from which a picture is refused, before it is unpacked."""
-
 Pictures = dict[str, list[Path]]
 """The files of each class, by its name."""
 
@@ -497,54 +494,16 @@ def load_pictures(
 
 
 def grey_of(path: Path) -> np.ndarray:
-    """A picture's grey levels, uint8 (H, W), black 0 and white 255, no side over 4,096 pixels.
-
-    Upright as its camera was held; what is transparent lies on white, or on black if the ink is
-    light. 16 bits are stretched over the levels that they use.
+    """A picture's grey levels, uint8 (H, W), black 0 and white 255, as `tinydigits.read` opens it.
 
     Raises:
         Failure: it is no picture, it is damaged, or it is too large to be unpacked.
     """
-    import warnings
-
-    from PIL import Image, ImageOps
+    from tinydigits.pictures import open_picture, pixels_of
 
     if not path.is_file():
-        raise Failure(f"{path} is no file: a folder of a class holds pictures only.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
-        try:
-            image = Image.open(path)
-        except Image.DecompressionBombError as error:
-            raise Failure(f"{path} has more than {LARGEST:,} pixels: make it smaller.") from error
-        except Image.UnidentifiedImageError as error:
-            raise Failure(
-                f"{path} is no picture: save it as PNG or JPEG, or move it away."
-            ) from error
-        except Exception as error:  # damaged files make Pillow raise almost anything
-            raise Failure(f"{path} cannot be read as a picture: {reason(error)}.") from error
-        with image:
-            if image.width * image.height >= LARGEST:
-                raise Failure(f"{path} has {LARGEST:,} pixels or more: make it smaller.")
-            if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
-                raise Failure(f"{path} is PostScript: save it as PNG.")
-            try:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-            except Exception as error:
-                raise Failure(f"{path} is damaged: {reason(error)}.") from error
-            factor = -(-max(upright.size) // LONGEST)
-            if upright.mode in ("F", "I") or upright.mode.startswith("I;"):
-                values = np.nan_to_num(np.asarray(upright, np.float32), posinf=0, neginf=0)
-                values = values[::factor, ::factor]
-                low, high = float(values.min()), float(values.max())
-                return ((values - low) * (255 / max(high - low, 1))).round().astype(np.uint8)
-            if upright.has_transparency_data:
-                rgba = upright.convert("RGBA")
-                grey, alpha = np.asarray(rgba.convert("L")), np.asarray(rgba.getchannel("A"))
-                solid = grey[alpha > 127]
-                paper = 0 if solid.size and np.median(solid) > 127 else 255
-                flat = Image.new("RGBA", rgba.size, (paper, paper, paper, 255))
-                upright = Image.alpha_composite(flat, rgba)
-            grey = upright.convert("L")
-            return np.asarray(grey.reduce(factor) if factor > 1 else grey)
+        raise Failure(f"{path} is no file: the folder of a class holds pictures only.")
+    pixels = pixels_of(open_picture(path))
+    step = -(-max(pixels.shape) // LONGEST)
+    grey = pixels[::step, ::step].mean(axis=2)
+    return grey.clip(0, 255).round().astype(np.uint8)

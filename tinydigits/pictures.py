@@ -19,7 +19,7 @@ from tinydigits.evaluation import as_array
 from tinydigits.files import Failure, Misuse, expand, reason, write_atomically
 from tinydigits.ink import Box, Mark, cut, find_ink, lines_of, trimmed
 from tinydigits.integer import load
-from tinydigits.layers import SIZE
+from tinydigits.layers import DIGITS, SIZE
 from tinydigits.modelfile import SHIPPED
 from tinydigits.preparation import prepare
 
@@ -110,7 +110,7 @@ def read(
     marks, images, probabilities = judged(marks, model)
     lines = lines_of(np.array([mark.box for mark in marks]))
     order = sorted(range(len(marks)), key=lambda i: (lines[i], sum(marks[i].box[::2])))
-    names = [int(name) if name.isdecimal() else name for name in model.class_names]
+    names = [int(name) if name in DIGITS else name for name in model.class_names]
     wide, high = image.width / pixels.shape[1], image.height / pixels.shape[0]
     return [
         Reading(
@@ -374,7 +374,7 @@ def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarra
     """What the network sees of each mark, and its probabilities (N, classes).
 
     The network says which digit it is if it is one, the judge whether it is one: the product. A
-    network whose classes are no digits answers alone.
+    network that was trained on something else than MNIST answers alone.
     """
     images = [prepare(mark.ink, paper=0) for mark in marks]
     return images, probabilities_of(np.stack(images), model)
@@ -383,7 +383,7 @@ def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarra
 def probabilities_of(images: np.ndarray, model: Any) -> np.ndarray:
     """Images uint8 (N, 28, 28) to the probabilities, float64 (N, classes), of being each digit."""
     log_probs = model.log_probs(images).astype(np.float64)
-    if all(name.isdecimal() for name in model.class_names):
+    if model.description.of_mnist:
         log_probs += judge().log_probs(images)[:, :1]
     return np.exp(log_probs)
 
@@ -449,17 +449,18 @@ def text_of(readings: Sequence[Reading]) -> str:
     """The numbers in a picture, a line for each of its lines; an unsure digit has a ? after it.
 
     A gap of a digit's height, or a mark that is no digit, parts numbers. A single digit comes with
-    its confidence: "7 (99.8 %)".
+    its confidence: "7 (99.8 %)". Classes with longer names are parted everywhere.
     """
     digits = [reading for reading in readings if reading.digit is not None]
     if len(digits) == 1:
         return f"{spelled(digits[0])} ({100 * digits[0].confidence:.1f} %)"
     lines = []
+    words = any(len(str(reading.digit)) > 1 for reading in digits)
     for number in sorted({reading.line for reading in digits}):
         text, before = "", None
         for reading in (r for r in readings if r.line == number):
             high = reading.box[3] - reading.box[1]
-            if before is not None and reading.box[0] - before > 0.9 * high:
+            if words or (before is not None and reading.box[0] - before > 0.9 * high):
                 text += " "
             text += " " if reading.digit is None else spelled(reading)
             before = reading.box[2]
@@ -468,7 +469,7 @@ def text_of(readings: Sequence[Reading]) -> str:
 
 
 def spelled(reading: Reading) -> str:
-    """A digit, with a ? where it is unsure."""
+    """A digit or a name, with a ? where it is unsure."""
     return f"{reading.digit}{'?' if reading.unsure else ''}"
 
 
