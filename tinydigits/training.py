@@ -71,11 +71,12 @@ class Run:
         return self.model if self.average is None else self.average.module  # pyright: ignore
 
 
-def new_run(config: Config, fresh: bool = True) -> Run:
+def new_run(config: Config, dataset: Dataset | None = None, fresh: bool = True) -> Run:
     """All that a run needs before its first epoch; nothing is written.
 
     Args:
         config: the run's.
+        dataset: what to train on, by default what `config` names.
         fresh: whether the weights that it starts from are needed; those of a checkpoint come later.
 
     Raises:
@@ -83,7 +84,7 @@ def new_run(config: Config, fresh: bool = True) -> Run:
         Failure: the data cannot be had.
     """
     device, threads = choose_device(config), use_threads(config)
-    dataset = load_dataset(config)
+    dataset = dataset or load_dataset(config)
     torch.manual_seed(config.seed)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = build_model(config, dataset.class_names, dataset.mean, dataset.std)
