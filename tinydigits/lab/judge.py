@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from tqdm import tqdm
 
-from tinydigits.data import held_out, load_mnist
+from tinydigits.data import MEAN, STD, held_out, load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.files import write_atomically, write_json
 from tinydigits.pictures import JUDGE, MODEL
@@ -297,12 +297,9 @@ def train_judge(
     Returns:
         The network, and images and labels as `draw` gives them, of digits that it never saw.
     """
-    import torch
-
     from tinydigits import training
-    from tinydigits.batches import Digits
     from tinydigits.config import preset
-    from tinydigits.model import Network
+    from tinydigits.datasets import Dataset
 
     mnist = held_out(load_mnist())
     config = dataclasses.replace(
@@ -312,21 +309,14 @@ def train_judge(
         layers=tuple(LAYERS.split()),
         epochs=epochs,
         batch_size=128,
+        channels_last=False,
+        device="cpu",
     )
     images, labels = draw(seed, mnist.train_images, count)
     unseen, truth = draw(seed + 1, mnist.test_images[:5000], 2_500)
-    torch.manual_seed(seed)
-    model = Network(config.layers, config.dropout, class_names=("digit", "none"))
-    run = training.Run(
-        config=config,
-        device=torch.device("cpu"),
-        threads=training.use_threads(config),
-        train_digits=Digits(images, labels, "cpu"),
-        images=unseen,
-        labels=truth,
-        model=model,
-        average=training.averaged(model, config.averaging) if config.averaging else None,
-        optimizer=training.build_optimizer(model, config),
+    parts = images, labels, unseen, truth
+    run = training.new_run(
+        config, Dataset(*parts, "marks", ("digit", "none"), MEAN, STD, "drawn from a seed")
     )
     for row in training.epochs(run):
         print(
