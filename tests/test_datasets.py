@@ -29,7 +29,6 @@ from tinydigits import (
     load,
     load_model,
     prepare,
-    preset,
     resume,
     runs,
     start,
@@ -38,7 +37,6 @@ from tinydigits import (
 from tinydigits.cli import COMMANDS
 from tinydigits.data import MEAN, STD, to_idx
 from tinydigits.datasets import Dataset, load_dataset
-from tinydigits.lab.certify import read_study
 from tinydigits.layers import DIGITS
 from tinydigits.modelfile import Description, read_description
 
@@ -681,12 +679,3 @@ def test_clothes_are_learnt_as_well(fashion: Path, tmp_path: Path):
     assert "of the 10,000 test pictures of Fashion-MNIST" in said
     assert "MISSED" not in said
     assert accuracy_in(typed(tmp_path, "tinydigits evaluate run")) > 80
-
-
-def test_tiny20k_learns_fashion_mnist_to_over_90_percent():
-    """What `tinydigits lab fashion` measured."""
-    study = read_study(ROOT / "results" / "fashion.json", least=3)
-    config = preset("tiny20k").to_json() | {"data": str(FASHION), "dataset": "Fashion-MNIST"}
-    own = {"seed": None, "threads": None}
-    assert study["config"] | own == config | own
-    assert study["statistics"]["mean"] > 90

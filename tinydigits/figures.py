@@ -176,9 +176,9 @@ def confusion(evaluation: Evaluation, things: str = "digits") -> Figure:
     """
     counts = evaluation.confusion()
     names = [shown(name, 12) for name in evaluation.class_names]
-    # Ten classes leave room for letters of 9 points; more of them need a larger and finer table.
-    larger = max(1.0, len(names) / 18)
-    size = 9 * min(1.0, max(0.35, 12 * larger / len(names)))
+    # More than thirty classes need a larger table, and more than ten finer print, in points.
+    larger = max(1.0, len(names) / 30)
+    size = min(9.0, 150 * larger / len(names))
     right = np.eye(len(names), dtype=bool)
     most = max(1, counts[~right].max())
     figure = Picture(6 * larger, 6.9 * larger)

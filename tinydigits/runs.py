@@ -31,6 +31,7 @@ from tinydigits.files import (
     expand,
     read_json,
     reason,
+    say,
     sweep_temporaries,
     write_atomically,
     write_json,
@@ -275,8 +276,11 @@ def finish(run: Run) -> None:
         write_metrics(run)  # a kill between the checkpoint and the row has left it out
     write_atomically(folder / "model.safetensors", model_bytes(run.network, run.config.name))
     if not run.dataset.is_mnist:  # MNIST is always at hand to make it from; this may not be
-        integers = quantize(run.network, run.dataset.train_images[:CALIBRATION])
-        write_atomically(folder / "model.tdq", integers.to_bytes())
+        try:
+            integers = quantize(run.network, run.dataset.train_images[:CALIBRATION])
+            write_atomically(folder / "model.tdq", integers.to_bytes())
+        except Misuse as error:
+            say(f"There is no model.tdq, the network in integers: {error}")
     summary = summarise_run(run)
     write_json(folder / "summary.json", summary)
     write_report(folder, run.config, summary, run.history, run.evaluation, run.images)
