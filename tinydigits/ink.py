@@ -69,7 +69,7 @@ def find_ink(pixels: np.ndarray, deeper: bool = True) -> Ink:
     level = threshold(strength, floor)
     if deeper and (found := on_sheet(pixels, grey, strength > level)):
         return found
-    strength = without_frames(strength, threshold(strength, floor))
+    strength = without_frames(strength, max(floor, 0.5 * threshold(strength, floor)))
     strength = without_lines(strength, floor, threshold(strength, floor))
     strength = without_borders(strength, threshold(strength, floor))
     return Ink(strength, threshold(strength, floor))
@@ -98,7 +98,7 @@ def noise_of(grey: np.ndarray) -> float:
 
     It is taken tile by tile, for a part of the picture may be without any grain.
     """
-    if grey.shape[1] < 2:
+    if min(grey.shape) < 40:  # a stroke is everywhere
         return 0.0
     steps = np.abs(np.diff(grey, axis=1))
     tiles = [
@@ -299,7 +299,8 @@ def sheet_of(mask: np.ndarray, grey: np.ndarray) -> np.ndarray | None:
         # Light that falls has no edge, and behind a ruled line the same paper goes on.
         inside = whole & ~np.asarray(ndimage.binary_erosion(whole, iterations=5, border_value=1))
         near, far = (np.asarray(ndimage.binary_dilation(whole, iterations=n)) for n in (5, 10))
-        edge = np.median(grey[inside]) - np.median(grey[far & ~near])
+        around = far & ~near
+        edge = np.median(grey[inside]) - np.median(grey[around]) if around.any() else 0
         if abs(edge) > max(12, 0.4 * float(grey[whole].std() + grey[~whole].std())):
             found.append(whole)
     found.sort(key=np.count_nonzero, reverse=True)
@@ -364,7 +365,7 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
 
 def without_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:
     """Clear ruled lines and grids, and leave the strokes that cross them."""
-    if min(strength.shape) < 40 or not np.isfinite(level):
+    if min(strength.shape) < 64 or not np.isfinite(level):
         return strength
     strength = without_lines_across(strength, floor, level)
     # Paper may end within the picture: where ink is, the lines may run all the way.
@@ -409,6 +410,8 @@ def on_lines(strength: np.ndarray, floor: float, level: float, least: int = 1) -
         # A stroke along the line must not count as the line, which is about as dark everywhere.
         usual = np.minimum(usual, 1.3 * np.median(peak[here]))
         thick = float(np.median((around > 0.4 * usual).sum(axis=0)[here]))
+        if thick > max(4, 0.05 * min(strength.shape)):
+            continue
         tone = float(np.median(peak[here & (peak > floor)])) if share > 0.85 else np.inf
         found.append((at, here, usual, thick, tone))
     if len(found) < least or sum(np.isfinite(line[-1]) for line in found) < least - 1:
