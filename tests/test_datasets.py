@@ -21,14 +21,17 @@ from PIL import Image
 from tinydigits import (
     Config,
     Failure,
+    IntegerNetwork,
     Misuse,
     Mnist,
+    Network,
     datasets,
     epochs,
     evaluate,
     load,
     load_model,
     prepare,
+    quantize,
     resume,
     runs,
     start,
@@ -533,6 +536,33 @@ def test_networks_are_not_measured_on_what_they_were_not_trained_on(
     said = command("export", tmp_path / "model.safetensors", "--to", "c", "--out", tmp_path / "c")
     assert "was not trained on MNIST: name" in said.sentence
     assert "name it by --data" in command("evaluate", trained, "--dataset", "x").sentence
+
+
+def test_a_shipped_network_is_measured_on_pictures_of_digits(tmp_path: Path, command: Any):
+    own = fill(tmp_path / "mine", ("1", "7"), each=2)
+    outcome = command("evaluate", "tiny2k", "--data", own)
+    assert outcome.exit_code == 0, outcome.err
+    assert "on the 4 test pictures of mine" in outcome.out
+    assert re.search(r"^ +1 .* 100.00 %$", outcome.out, re.MULTILINE)  # the bar that stands
+
+
+def test_a_network_too_wide_for_integers_ends_in_a_model_all_the_same(
+    folder: Path, tmp_path: Path, undrawn: None, monkeypatch: Any, capsys: Any
+):
+    def refuse(*_: Any) -> None:
+        raise Misuse("The sums of conv3:6 can leave 32 bits.")
+
+    monkeypatch.setattr("tinydigits.runs.quantize", refuse)
+    train(dataclasses.replace(SMALL, epochs=1, data=folder, out=tmp_path / "run"))
+    assert "There is no model.tdq, the network in integers: The sums" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_hundred_long_names_go_into_a_file_and_out_again():
+    names = tuple(f"{i:02}" + 98 * "\N{LINEAR B SYLLABLE B008 A}" for i in range(100))
+    network = Network(("pool", "conv3:4"), class_names=names)
+    integers = quantize(network, np.zeros((1, 28, 28), np.uint8))
+    assert IntegerNetwork.from_bytes(integers.to_bytes()).class_names == names
 
 
 def test_summary_names_the_classes(trained: Path, command: Any):

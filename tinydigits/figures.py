@@ -128,6 +128,7 @@ def misclassified(
         limit: the most digits to show; the title says how many there are.
         things: what to call them.
     """
+    things = shown(things, 40)
     errors, names = evaluation.errors(), [shown(name, 8) for name in evaluation.class_names]
     worst = errors[:limit]
     # Of the grid and of its cells, in pixels of a digit.
@@ -174,6 +175,7 @@ def confusion(evaluation: Evaluation, things: str = "digits") -> Figure:
         evaluation: what a network said.
         things: what to call what it read.
     """
+    things = shown(things, 40)
     counts = evaluation.confusion()
     names = [shown(name, 12) for name in evaluation.class_names]
     # More than thirty classes need a larger table, and more than ten finer print, in points.
@@ -204,7 +206,7 @@ def confusion(evaluation: Evaluation, things: str = "digits") -> Figure:
     wrong = int(counts[~right].sum())
     title(figure, f"{wrong} of {len(evaluation.labels):,} {things} are misread")
     words = "\n".join(shown(line, 90) for line in describe_confusions(evaluation))
-    words = words or f"No {things.removesuffix('s')} is taken for another."
+    words = words or f"No {'digit' if things == 'digits' else 'class'} is taken for another."
     figure.supxlabel(words, x=0.5, size=9, color=INK, linespacing=1.4)
     return figure
 
@@ -228,6 +230,7 @@ def reliability(evaluation: Evaluation, things: str = "digits") -> Figure:
         evaluation: what a network said.
         things: what to call what it read.
     """
+    things = shown(things, 40)
     digits, confidence, accuracy = evaluation.calibration()
     bins = len(digits)
     centres = (np.arange(bins) + 0.5) / bins

@@ -97,12 +97,14 @@ def write_report(
     """
     check_summary(summary, folder)
     dataset = summary.get("dataset", "MNIST")
-    things, goal = ("digits", ACCURACY_GOAL) if dataset == "MNIST" else ("pictures", None)
+    is_mnist = dataset == "MNIST"
+    things, goal = ("digits", ACCURACY_GOAL) if is_mnist else ("pictures", None)
+    named = things if is_mnist else f"pictures of {dataset}"
     drawn = {
-        "curves": figures.curves(history, summary["evaluated_on"], things, goal),
-        "misclassified": figures.misclassified(evaluation, images, GALLERY, things),
-        "confusion": figures.confusion(evaluation, things),
-        "reliability": figures.reliability(evaluation, things),
+        "curves": figures.curves(history, summary["evaluated_on"], named, goal),
+        "misclassified": figures.misclassified(evaluation, images, GALLERY, named),
+        "confusion": figures.confusion(evaluation, named),
+        "reliability": figures.reliability(evaluation, named),
     }
     for name, figure in drawn.items():
         figures.save(figure, folder / f"{name}.png")
