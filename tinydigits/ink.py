@@ -235,7 +235,7 @@ def without_borders(strength: np.ndarray, level: float) -> np.ndarray:
         return strength
     gone = beside[labels]
     if gone.any():
-        gone = ndimage.binary_dilation(gone, iterations=2) & ((labels == 0) | gone)
+        gone = dilated(gone, 2) & ((labels == 0) | gone)
         strength = np.where(gone, 0, strength)
     return strength
 
@@ -261,7 +261,7 @@ def on_sheet(pixels: np.ndarray, grey: np.ndarray, dark: np.ndarray) -> Ink | No
         fine = sheet.repeat(step, axis=0).repeat(step, axis=1)
         whole[: fine.shape[0], : fine.shape[1]] = fine
         (rows, columns), *_ = ndimage.find_objects(whole.astype(np.int8))
-        inner = ndimage.binary_erosion(whole[rows, columns], iterations=2 + step)
+        inner = eroded(np.pad(whole[rows, columns], 1), 2 + step)[1:-1, 1:-1]
         if not inner.any():
             continue
         # Around it, what is at its edge goes on, so that nothing there looks like ink.
@@ -297,8 +297,8 @@ def sheet_of(mask: np.ndarray, grey: np.ndarray) -> np.ndarray | None:
         whole = np.zeros(mask.shape, bool)
         whole[rows, columns] = filled
         # Light that falls has no edge, and behind a ruled line the same paper goes on.
-        inside = whole & ~np.asarray(ndimage.binary_erosion(whole, iterations=5, border_value=1))
-        near, far = (np.asarray(ndimage.binary_dilation(whole, iterations=n)) for n in (5, 10))
+        inside = whole & ~eroded(whole, 5)
+        near, far = dilated(whole, 5), dilated(whole, 10)
         around = far & ~near
         edge = np.median(grey[inside]) - np.median(grey[around]) if around.any() else 0
         if abs(edge) > max(12, 0.4 * float(grey[whole].std() + grey[~whole].std())):
@@ -327,8 +327,8 @@ def without_frames(strength: np.ndarray, level: float) -> np.ndarray:
         first = own.argmax(axis=1)
         width = [int((~row[f:]).argmax()) for row, f in zip(own, first, strict=True)]
         wide = int(np.median(width)) + 2
-        ring = filled & ~np.asarray(ndimage.binary_erosion(filled, iterations=wide), bool)
-        ring = np.asarray(ndimage.binary_dilation(np.pad(ring, wide), iterations=wide), bool)
+        ring = filled & ~eroded(filled, wide)
+        ring = dilated(np.pad(ring, wide), wide)
         strength = strength.copy()
         top, left = max(0, rows.start - wide - 1), max(0, columns.start - wide - 1)
         around = strength[top : rows.stop + wide + 1, left : columns.stop + wide + 1]
@@ -361,6 +361,16 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
 def fill_holes(mask: np.ndarray) -> np.ndarray:
     """A mask with whatever it encloses."""
     return np.asarray(ndimage.binary_fill_holes(mask))
+
+
+def eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    """A mask that has lost so many pixels at each of its edges, the picture's border aside."""
+    return np.asarray(ndimage.binary_erosion(mask, iterations=steps, border_value=1), bool)
+
+
+def dilated(mask: np.ndarray, steps: int) -> np.ndarray:
+    """A mask that has won so many pixels at each of its edges."""
+    return np.asarray(ndimage.binary_dilation(mask, iterations=steps), bool)
 
 
 def without_lines(strength: np.ndarray, floor: float, level: float) -> np.ndarray:

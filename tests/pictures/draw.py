@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pillow_heif import register_heif_opener
 from scipy import ndimage
 
 HERE = Path(__file__).parent
@@ -96,6 +97,7 @@ def grid(
 
 
 def main() -> None:
+    register_heif_opener()
     rng = np.random.default_rng(0)
     small = (160, 160)
 
@@ -148,7 +150,9 @@ def main() -> None:
     exif[0x0112] = 3
     save("exif-6.jpg", plain.rotate(180), exif=exif, quality=85)
     save("palette-6.gif", plain.convert("P", palette=Image.Palette.ADAPTIVE))
+    save("dithered-6.png", plain.convert("1"))
     save("1bit-6.tif", plain.convert("1", dither=Image.Dither.NONE), compression="group4")
+    save("telephone-6.heic", plain.convert("RGB"), quality=60)
     save("cmyk-6.jpg", plain.convert("CMYK"), quality=85)
     other = Image.fromarray(on(230.0, digits("1", small, 90, 7), 40).astype(np.uint8))
     save("animated-6.gif", plain, save_all=True, append_images=[other])
@@ -180,6 +184,18 @@ def main() -> None:
     line = ink(small, lambda d: d.line([tuple(p) for p in points], 255, 16, joint="curve"))
     save("scribble-none.png", grain(rng, on(235.0, line, 40)))
     save("empty-box-none.png", grain(rng, on(235.0, box, 40)))
+    note = np.full((240, 320, 3), 70.0) * (1 - 0.5 * np.mgrid[0:240, 0:320][1] / 320)[:, :, None]
+    yellow_note = np.stack([on(c, digits("2", small, 90, 7), 40) for c in (235.0, 215.0, 90.0)], 2)
+    note[40:200, 100:260] = yellow_note
+    save("sticky-note-2.jpg", grain(rng, note), quality=80)
+    away = ((np.mgrid[0:240, 0:320][0] - 120) / 200) ** 2 + (
+        (np.mgrid[0:240, 0:320][1] - 160) / 200
+    ) ** 2
+    vignette = 200.0 - 130 * away
+    small_seven = digits("7", (320, 240), 40, 3)
+    save("dark-corners-7.jpg", grain(rng, on(vignette, small_seven, 0.3 * vignette)), quality=85)
+    night = on(170.0, digits("4", small, 100, 9), 70)
+    save("little-light-4.jpg", grain(rng, night, 22), quality=80)
 
 
 if __name__ == "__main__":

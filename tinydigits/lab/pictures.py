@@ -379,12 +379,13 @@ def prepared() -> dict[str, dict[str, float]]:
         for name, values in changed.items()
     }
     result: dict[str, dict[str, float]] = {}
-    for name in PRESETS:
+    for name in tqdm(PRESETS, "presets"):
         network = load(name)
-        result[name] = {
-            how: evaluate(network, values, mnist.test_labels).accuracy
-            for how, values in seen_images.items()
-        }
+        accuracies: dict[bytes, float] = {}  # several changes leave the same images
+        for values in seen_images.values():
+            if (key := values.tobytes()) not in accuracies:
+                accuracies[key] = evaluate(network, values, mnist.test_labels).accuracy
+        result[name] = {how: accuracies[v.tobytes()] for how, v in seen_images.items()}
     return result
 
 
