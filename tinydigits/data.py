@@ -155,7 +155,7 @@ def from_folder(root: Path) -> Found:
         if not root.is_dir():
             raise Misuse(
                 f"The data folder {root} is not a folder: name one that holds MNIST or a subfolder "
-                "of pictures for each class. Other data in an .npz need a name as well, by --dataset."
+                "of pictures for each class. Other data in an .npz need a name too, by --dataset."
             )
         found, refused = search(copies(root, root / "MNIST" / "raw", root / "raw"))
     except OSError as error:
