@@ -154,8 +154,8 @@ def from_folder(root: Path) -> Found:
     try:
         if not root.is_dir():
             raise Misuse(
-                f"The data folder {root} is not a folder: name one that holds MNIST or a subfolder of "
-                "pictures for each class. Other data in an .npz must be given a name, by --dataset."
+                f"The data folder {root} is not a folder: name one that holds MNIST or a subfolder "
+                "of pictures for each class. Other data in an .npz need a name too, by --dataset."
             )
         found, refused = search(copies(root, root / "MNIST" / "raw", root / "raw"))
     except OSError as error:
