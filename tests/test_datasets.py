@@ -303,6 +303,17 @@ def test_a_folder_that_cannot_be_is_told_in_one_sentence(folder: Path, what: str
     assert "\n" not in str(refusal.value)
 
 
+def test_a_lopsided_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    fill(tmp_path / "even", ("a", "b"))
+    loaded(tmp_path / "even")
+    assert capsys.readouterr().err == ""
+    fill(tmp_path / "odd", ("a",), each=110)
+    shutil.copytree(tmp_path / "even" / "b", tmp_path / "odd" / "b")
+    loaded(tmp_path / "odd")
+    said = capsys.readouterr().err
+    assert "odd is lopsided: 88 pictures of a to train on, and 8 of b, which will often" in said
+
+
 def test_more_than_100_classes_are_too_many(tmp_path: Path):
     with pytest.raises(Misuse, match="holds 101 classes: a network tells 2 to 100 apart"):
         loaded(fill(tmp_path, tuple(map(str, range(101))), each=1))

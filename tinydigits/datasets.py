@@ -28,6 +28,9 @@ from tinydigits.preparation import LONGEST, prepare
 LEAST = 10
 """Pictures of a class that are enough; a fifth of them is held out."""
 
+LOPSIDED = 10
+"""How many times as many images a class may have as another without a word."""
+
 PARTS = ("train", "test")
 """The folders of a data set whose maker has chosen what is held out."""
 
@@ -211,6 +214,8 @@ def load_own(config: Config, to_train: bool = True) -> Dataset:
             dataset = from_pictures(root, name, config.as_is, to_train)
     except OSError as error:
         raise Failure(f"{error.filename or root} cannot be read: {reason(error)}.") from error
+    if to_train:
+        tell_lopsided(dataset, root)
     if to_train and config.validation:
         images, labels = dataset.train_images, dataset.train_labels
         dataset = dataset._replace(**halves(images, labels, fifth(images, labels)))
@@ -302,6 +307,19 @@ def check_sizes(train: dict[str, int], test: dict[str, int], root: Path) -> None
                     f"The class {name} in {root} has {n} picture{'s' * (n != 1)} {what}: at least "
                     f"{least} {'is' if least == 1 else 'are'} needed."
                 )
+
+
+def tell_lopsided(dataset: Dataset, root: Path) -> None:
+    """Say so where one class has many more images than another."""
+    counts = np.bincount(dataset.train_labels)
+    (least, n), (most, many) = (
+        (dataset.class_names[pick(counts)], counts[pick(counts)]) for pick in (np.argmin, np.argmax)
+    )
+    if many > LOPSIDED * n:
+        say(
+            f"{root} is lopsided: {many} pictures of {most} to train on, and {n} of {least}, which "
+            "will often be taken for something else."
+        )
 
 
 # -------------------------------------------------------------------------- in the forms of MNIST
