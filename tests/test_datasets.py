@@ -41,7 +41,7 @@ from tinydigits.cli import COMMANDS
 from tinydigits.data import MEAN, STD, to_idx
 from tinydigits.datasets import Dataset, load_dataset
 from tinydigits.layers import DIGITS
-from tinydigits.modelfile import Description, read_description
+from tinydigits.modelfile import Description, find_model, read_description
 
 ROOT = Path(__file__).parents[1]
 SMALL = Config(
@@ -547,6 +547,22 @@ def test_networks_are_not_measured_on_what_they_were_not_trained_on(
     said = command("export", tmp_path / "model.safetensors", "--to", "c", "--out", tmp_path / "c")
     assert "was not trained on MNIST: name" in said.sentence
     assert "name it by --data" in command("evaluate", trained, "--dataset", "x").sentence
+
+
+def test_a_run_whose_data_are_gone_says_so(folder: Path, trained: Path, command: Any):
+    folder.rename(folder.with_name("moved"))
+    said = command("evaluate", trained).sentence
+    assert f"{folder}, which {trained} was trained on, is gone: bring it back" in said
+    assert command("evaluate", trained, "--data", folder.with_name("moved")).exit_code == 0
+
+
+def test_a_network_of_mnist_needs_no_config(few: Mnist, tmp_path: Path, command: Any):
+    shutil.copy(find_model("tiny1k"), tmp_path / "model.safetensors")
+    for content in ("{}", SMALL.to_json() | {"data": "/gone"}):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        outcome = command("evaluate", tmp_path)
+        assert outcome.exit_code == 0, outcome.err
+        assert "on the 200 test digits" in outcome.out
 
 
 def test_a_shipped_network_is_measured_on_pictures_of_digits(tmp_path: Path, command: Any):

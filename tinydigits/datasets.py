@@ -124,9 +124,7 @@ def load_for(
         Misuse: the network tells other classes apart, or nobody knows what it was trained on.
         Failure: the data of the run are not what they were; else as `load_dataset`.
     """
-    in_run = model.with_name("config.json").exists()
-    config = read_config(model.parent) if in_run else Config(description.layers)
-    config = dataclasses.replace(config, validation=False)
+    config = dataclasses.replace(config_of(model, description), validation=False)
     if root is not None and not is_same(root, config.data):
         config = dataclasses.replace(
             config, data=root, dataset=name or config.dataset, as_is=as_is or config.as_is
@@ -135,6 +133,13 @@ def load_for(
         return relabelled(loaded, description)
     if root is None and (name or as_is):
         raise Misuse("--dataset and --as-is are about the folder of a data set: name it by --data.")
+    if config.data is not None and not config.data.exists():
+        if not description.of_mnist:
+            raise Misuse(
+                f"{config.data}, which {model.parent} was trained on, is gone: bring it back, or "
+                "name other data of its classes by --data."
+            )
+        config = dataclasses.replace(config, data=None)  # MNIST is the same wherever it is
     if not is_own(config) and not description.of_mnist:
         raise Misuse(
             f"{model} was not trained on MNIST: name the folder of its run, or one with pictures "
@@ -145,6 +150,21 @@ def load_for(
         summary = read_json(model.with_name("summary.json"))
         check_fingerprint(loaded, summary.get("data_sha256"), model.parent, config)
     return relabelled(loaded, description)
+
+
+def config_of(model: Path, description: Description) -> Config:
+    """The configuration of the run that a model file lies in; of a file alone, the layers.
+
+    Raises:
+        Failure: it is damaged, and needed to know what the network was trained on.
+    """
+    try:
+        if model.with_name("config.json").exists():
+            return read_config(model.parent)
+    except Failure:
+        if not description.of_mnist:
+            raise
+    return Config(description.layers)
 
 
 def is_same(root: Path, other: Path | None) -> bool:
