@@ -41,7 +41,7 @@ from tinydigits.cli import COMMANDS
 from tinydigits.data import MEAN, STD, to_idx
 from tinydigits.datasets import Dataset, load_dataset
 from tinydigits.layers import DIGITS
-from tinydigits.modelfile import Description, read_description
+from tinydigits.modelfile import Description, find_model, read_description
 
 ROOT = Path(__file__).parents[1]
 SMALL = Config(
@@ -303,6 +303,17 @@ def test_a_folder_that_cannot_be_is_told_in_one_sentence(folder: Path, what: str
     assert "\n" not in str(refusal.value)
 
 
+def test_a_lopsided_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    fill(tmp_path / "even", ("a", "b"))
+    loaded(tmp_path / "even")
+    assert capsys.readouterr().err == ""
+    fill(tmp_path / "odd", ("a",), each=110)
+    shutil.copytree(tmp_path / "even" / "b", tmp_path / "odd" / "b")
+    loaded(tmp_path / "odd")
+    said = capsys.readouterr().err
+    assert "odd is lopsided: 88 pictures of a to train on, and 8 of b, which will often" in said
+
+
 def test_more_than_100_classes_are_too_many(tmp_path: Path):
     with pytest.raises(Misuse, match="holds 101 classes: a network tells 2 to 100 apart"):
         loaded(fill(tmp_path, tuple(map(str, range(101))), each=1))
@@ -536,6 +547,22 @@ def test_networks_are_not_measured_on_what_they_were_not_trained_on(
     said = command("export", tmp_path / "model.safetensors", "--to", "c", "--out", tmp_path / "c")
     assert "was not trained on MNIST: name" in said.sentence
     assert "name it by --data" in command("evaluate", trained, "--dataset", "x").sentence
+
+
+def test_a_run_whose_data_are_gone_says_so(folder: Path, trained: Path, command: Any):
+    folder.rename(folder.with_name("moved"))
+    said = command("evaluate", trained).sentence
+    assert f"{folder}, which {trained} was trained on, is gone: bring it back" in said
+    assert command("evaluate", trained, "--data", folder.with_name("moved")).exit_code == 0
+
+
+def test_a_network_of_mnist_needs_no_config(few: Mnist, tmp_path: Path, command: Any):
+    shutil.copy(find_model("tiny1k"), tmp_path / "model.safetensors")
+    for content in ("{}", SMALL.to_json() | {"data": "/gone"}):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        outcome = command("evaluate", tmp_path)
+        assert outcome.exit_code == 0, outcome.err
+        assert "on the 200 test digits" in outcome.out
 
 
 def test_a_shipped_network_is_measured_on_pictures_of_digits(tmp_path: Path, command: Any):

@@ -28,6 +28,9 @@ from tinydigits.preparation import LONGEST, prepare
 LEAST = 10
 """Pictures of a class that are enough; a fifth of them is held out."""
 
+LOPSIDED = 10
+"""How many times as many images a class may have as another without a word."""
+
 PARTS = ("train", "test")
 """The folders of a data set whose maker has chosen what is held out."""
 
@@ -118,9 +121,7 @@ def load_for(
         Misuse: the network tells other classes apart, or nobody knows what it was trained on.
         Failure: the data of the run are not what they were; else as `load_dataset`.
     """
-    in_run = model.with_name("config.json").exists()
-    config = read_config(model.parent) if in_run else Config(description.layers)
-    config = dataclasses.replace(config, validation=False)
+    config = dataclasses.replace(config_of(model, description), validation=False)
     if root is not None and not is_same(root, config.data):
         config = dataclasses.replace(
             config, data=root, dataset=name or config.dataset, as_is=as_is or config.as_is
@@ -129,6 +130,13 @@ def load_for(
         return relabelled(loaded, description)
     if root is None and (name or as_is):
         raise Misuse("--dataset and --as-is are about the folder of a data set: name it by --data.")
+    if config.data is not None and not config.data.exists():
+        if not description.of_mnist:
+            raise Misuse(
+                f"{config.data}, which {model.parent} was trained on, is gone: bring it back, or "
+                "name other data of its classes by --data."
+            )
+        config = dataclasses.replace(config, data=None)  # MNIST is the same wherever it is
     if not is_own(config) and not description.of_mnist:
         raise Misuse(
             f"{model} was not trained on MNIST: name the folder of its run, or one with pictures "
@@ -139,6 +147,21 @@ def load_for(
         summary = read_json(model.with_name("summary.json"))
         check_fingerprint(loaded, summary.get("data_sha256"), model.parent, config)
     return relabelled(loaded, description)
+
+
+def config_of(model: Path, description: Description) -> Config:
+    """The configuration of the run that a model file lies in; of a file alone, the layers.
+
+    Raises:
+        Failure: it is damaged, and needed to know what the network was trained on.
+    """
+    try:
+        if model.with_name("config.json").exists():
+            return read_config(model.parent)
+    except Failure:
+        if not description.of_mnist:
+            raise
+    return Config(description.layers)
 
 
 def is_same(root: Path, other: Path | None) -> bool:
@@ -208,6 +231,8 @@ def load_own(config: Config, to_train: bool = True) -> Dataset:
             dataset = from_pictures(root, name, config.as_is, to_train)
     except OSError as error:
         raise Failure(f"{error.filename or root} cannot be read: {reason(error)}.") from error
+    if to_train:
+        tell_lopsided(dataset, root)
     if to_train and config.validation:
         images, labels = dataset.train_images, dataset.train_labels
         dataset = dataset._replace(**halves(images, labels, fifth(images, labels)))
@@ -299,6 +324,19 @@ def check_sizes(train: dict[str, int], test: dict[str, int], root: Path) -> None
                     f"The class {name} in {root} has {n} picture{'s' * (n != 1)} {what}: at least "
                     f"{least} {'is' if least == 1 else 'are'} needed."
                 )
+
+
+def tell_lopsided(dataset: Dataset, root: Path) -> None:
+    """Say so where one class has many more images than another."""
+    counts = np.bincount(dataset.train_labels)
+    (least, n), (most, many) = (
+        (dataset.class_names[pick(counts)], counts[pick(counts)]) for pick in (np.argmin, np.argmax)
+    )
+    if many > LOPSIDED * n:
+        say(
+            f"{root} is lopsided: {many} pictures of {most} to train on, and {n} of {least}, which "
+            "will often be taken for something else."
+        )
 
 
 # -------------------------------------------------------------------------- in the forms of MNIST
