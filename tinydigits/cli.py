@@ -442,22 +442,27 @@ def judge(twins: Path = Path("runs") / "twins", results: Path = RESULTS, seed: i
 
 
 def pictures(
-    results: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: int = 10_000
+    parts: Annotated[
+        Positional[tuple[Literal["pages", "moved", "rejected", "prepared", "photo"], ...]],
+        arg(metavar="PART"),
+    ] = (),
+    results: Path = RESULTS,
+    jobs: int = 0,
+    pages: int = 500,
+    digits: int = 10_000,
 ) -> None:
     """Measure how well pictures are read: pages, moved digits, letters, scribbles, a photo.
 
     Args:
-        results: The folder for pictures.json.
+        parts: What to measure again; by default all.
+        results: The folder for pictures.json, in which other parts stay as they are.
         jobs: How many pages to read side by side, 0 for one per core.
         pages: How many pages to compose from the test digits.
         digits: How many test digits to move, scale, invert, pad and recolour.
     """
-    from tinydigits.files import write_json
-    from tinydigits.lab.pictures import measure, table
+    from tinydigits.lab.pictures import PARTS, measure
 
-    measured = measure(pages, digits, jobs)
-    write_json(results / "pictures.json", measured)
-    print(table(measured))
+    measure(results / "pictures.json", parts or PARTS, pages, digits, jobs)
 
 
 def parity(

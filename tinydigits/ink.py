@@ -146,19 +146,18 @@ def close(grey: np.ndarray, size: int) -> np.ndarray:
 def paper_is_dark(grey: np.ndarray) -> bool:
     """Whether the ink is lighter than the paper: around marks, paper is the larger part.
 
-    Only places where something thin lies on something wide have a say, so neither a strip along
-    the border nor the table under a card decides.
+    A place has its say as far as there are sharp edges around it, and lies between ink and paper
+    where they lie. So neither a strip along the border, nor the table under a card, nor a lamp's
+    reflection decides.
     """
-    step = max(1, min(grey.shape) // 150)
-    coarse = block_mean(grey, step)
-    size = max(3, min(coarse.shape) // 2)
-    light, dark = close(coarse, size), -close(-coarse, size)
-    contrast = light - dark
-    around = {"size": 2 * size + 1, "mode": "constant"}
-    weight = ndimage.uniform_filter(contrast, **around)
-    middle = ndimage.uniform_filter(contrast * (light + dark) / 2, **around)
+    coarse = block_mean(grey, max(1, min(grey.shape) // 150))
+    around = {"size": 2 * max(3, min(coarse.shape) // 2) + 1, "mode": "constant"}
+    edges = ndimage.gaussian_gradient_magnitude(coarse, 1) ** 2
+    edges = np.maximum(edges - 4 * np.median(edges), 0)
+    weight = ndimage.uniform_filter(edges, **around)
+    middle = ndimage.uniform_filter(edges * ndimage.gaussian_filter(coarse, 1), **around)
     brighter = np.sign(coarse * weight - middle)
-    return float((contrast * ndimage.uniform_filter(brighter, **around)).sum()) < 0
+    return float((weight * brighter).sum()) < 0
 
 
 def block_mean(grey: np.ndarray, step: int) -> np.ndarray:

@@ -14,10 +14,11 @@ from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from scipy.ndimage import maximum_filter
 
 from tinydigits.evaluation import as_array
 from tinydigits.files import Failure, Misuse, expand, reason, write_atomically
-from tinydigits.ink import Box, Mark, cut, find_ink, lines_of, trimmed
+from tinydigits.ink import Box, Mark, cut, find_ink, lines_of, thickness, trimmed
 from tinydigits.integer import load
 from tinydigits.layers import DIGITS, SIZE
 from tinydigits.modelfile import SHIPPED
@@ -376,8 +377,17 @@ def seen(marks: Sequence[Mark], model: Any) -> tuple[list[np.ndarray], np.ndarra
     The network says which digit it is if it is one, the judge whether it is one: the product. A
     network that was trained on something else than MNIST answers alone.
     """
-    images = [prepare(mark.ink, paper=0) for mark in marks]
+    images = [prepare(not_too_thin(mark.ink), paper=0) for mark in marks]
     return images, probabilities_of(np.stack(images), model)
+
+
+def not_too_thin(ink: np.ndarray) -> np.ndarray:
+    """Ink of a fine pen as if it were of a pen as wide, for its height, as in MNIST."""
+    high = max(ink.shape)
+    missing = round(0.07 * high - (wide := thickness(ink > 127)))
+    if wide > 0.05 * high or missing < 1:
+        return ink
+    return maximum_filter(np.pad(ink, missing // 2 + 1), missing + 1)
 
 
 def probabilities_of(images: np.ndarray, model: Any) -> np.ndarray:

@@ -341,6 +341,28 @@ def make_judge(twins: Path, results: Path, seed: int) -> dict[str, Any]:
 
     Raises: as `tinydigits.train` and `tinydigits.quantize`.
     """
+    from tinydigits.quantise import fit_temperature, quantize
+
+    network, images, labels = train_judge(seed)
+    judge = quantize(network, images[::5])
+    judge = dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))
+    write_atomically(JUDGE, judge.to_bytes())
+    study = measure_judge(judge, twins, images, labels) | {"seed": seed, "layers": LAYERS}
+    write_json(results / "judge.json", study)
+    return study
+
+
+def measure_judge(
+    judge: Any, twins: Path, images: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """Draw the line by each of three scores, and say how much of what is no digit it rejects.
+
+    Args:
+        judge: the judge's network.
+        twins: as in `make_judge`.
+        images: uint8 (N, 28, 28), digits and what is none, that the judge never saw.
+        labels: (N,), 0 for a digit, 1 for none.
+    """
     from tinydigits.lab.integers import trained_twin
     from tinydigits.quantise import CALIBRATION, fit_temperature, quantize
 
@@ -348,19 +370,35 @@ def make_judge(twins: Path, results: Path, seed: int) -> dict[str, Any]:
     reader = quantize(trained_twin(MODEL, twins / MODEL), mnist.train_images[:CALIBRATION])
     temperature = fit_temperature(reader, mnist.test_images, mnist.test_labels)
     reader = dataclasses.replace(reader, temperature=temperature)
-    network, images, labels = train_judge(seed)
-    judge = quantize(network, images[::5])
-    judge = dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))
-    write_atomically(JUDGE, judge.to_bytes())
-    confidence = np.exp(
-        reader.log_probs(mnist.test_images).max(axis=1) + judge.log_probs(mnist.test_images)[:, 0]
-    )
-    study = {
-        "seed": seed,
-        "layers": LAYERS,
+
+    def scores(digits: np.ndarray) -> dict[str, np.ndarray]:
+        confidence = np.exp(reader.log_probs(digits).max(axis=1))
+        verdict = np.exp(judge.log_probs(digits)[:, 0])
+        return {
+            "the confidence alone": confidence,
+            "the judge alone": verdict,
+            "their product": confidence * verdict,
+        }
+
+    lines = {
+        name: float(np.quantile(score, REJECTED))
+        for name, score in scores(mnist.test_images).items()
+    }
+    none = scores(images[labels == 1])
+    return {
         "accuracy": round(evaluate(judge, images, labels).accuracy, 3),
         "rejected": REJECTED,
-        "line": round(float(np.quantile(confidence, REJECTED)), 3),
+        "line": round(lines["their product"], 3),
+        "lines": lines,
+        "none_rejected": {
+            name: 100 * float((score < lines[name]).mean()) for name, score in none.items()
+        },
     }
-    write_json(results / "judge.json", study)
-    return study
+
+
+def table(study: dict[str, Any]) -> str:
+    """What each score is worth, as a Markdown table."""
+    rows = ["| what decides | its line | rejected of what is no digit, % |", "|---|--:|--:|"]
+    for name, share in study["none_rejected"].items():
+        rows.append(f"| {name} | {study['lines'][name]:.3f} | {share:.1f} |")
+    return "\n".join(rows)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from tinydigits.config import PRESETS
 from tinydigits.data import load_mnist
 from tinydigits.evaluation import evaluate
+from tinydigits.files import read_json, write_json
 from tinydigits.ink import Box
 from tinydigits.integer import load
 from tinydigits.lab.judge import (
@@ -240,13 +241,24 @@ def overlap(one: Box, other: Box) -> float:
 # --------------------------------------------------------------------------------- measure
 
 
-def measure(pages: int, digits: int, jobs: int = 0) -> dict[str, Any]:
-    """Everything that docs/use.md says about the reading of pictures, with fixed seeds.
+PARTS = ("pages", "moved", "rejected", "prepared", "photo")
+"""What `measure` consists of."""
+
+
+def measure(
+    path: Path, parts: Sequence[str], pages: int, digits: int, jobs: int = 0
+) -> dict[str, Any]:
+    """What docs/use.md says about the reading of pictures, with fixed seeds.
 
     Args:
+        path: the file for it, which is written after each part; other parts stay as they are.
+        parts: which of `PARTS`.
         pages: how many pages are composed.
         digits: how many test digits are moved.
         jobs: processes that work side by side, 0 for one per core.
+
+    Returns:
+        What the file holds.
     """
     from joblib import Parallel, cpu_count, delayed
 
@@ -257,24 +269,34 @@ def measure(pages: int, digits: int, jobs: int = 0) -> dict[str, Any]:
         done: Any = workers(delayed(work)(part) for part in parts)
         return list(tqdm(done, name, len(parts)))
 
-    scores: dict[str, list[Score]] = defaultdict(list)
-    for part in side_by_side("pages", read_pages, pages, 10):
-        for kind, page_score in part:
-            scores[kind].append(page_score)
-    kept = np.sum(side_by_side("moved digits", read_moved, digits, 250), axis=0)
-    return {
-        "model": MODEL,
-        "line": LINE,
-        "pages": {kind: summed(scores[kind]) for kind in sorted(scores)},
-        "all_pages": summed([s for part in scores.values() for s in part]),
-        "moved": {"digits": digits, "same_guess": int(kept[0]), "same_answer": int(kept[1])},
-        "rejected": rejections(),
-        "rejected_digits": rejected_digits(),
-        "prepared": prepared(),
-        "photo_seconds": photo_seconds(),
-        "cores": count_cores(),
-        "processor": processor_name(),
+    def all_pages() -> dict[str, Any]:
+        scores: dict[str, list[Score]] = defaultdict(list)
+        for part in side_by_side("pages", read_pages, pages, 10):
+            for kind, page_score in part:
+                scores[kind].append(page_score)
+        return {
+            "pages": {kind: summed(scores[kind]) for kind in sorted(scores)},
+            "all_pages": summed([s for part in scores.values() for s in part]),
+        }
+
+    def all_moved() -> dict[str, Any]:
+        kept = np.sum(side_by_side("moved digits", read_moved, digits, 250), axis=0)
+        return {
+            "moved": {"digits": digits, "same_guess": int(kept[0]), "same_answer": int(kept[1])}
+        }
+
+    work: dict[str, Callable[[], dict[str, Any]]] = {
+        "pages": all_pages,
+        "moved": all_moved,
+        "rejected": lambda: {"rejected": rejections(), "rejected_digits": rejected_digits()},
+        "prepared": lambda: {"prepared": prepared()},
+        "photo": photo,
     }
+    measured = read_json(path) if path.exists() else {}
+    for part in parts:
+        measured |= {"model": MODEL, "line": LINE} | work[part]()
+        write_json(path, measured)
+    return measured
 
 
 def read_pages(part: range) -> list[tuple[str, Score]]:
@@ -389,25 +411,29 @@ def prepared() -> dict[str, dict[str, float]]:
     return result
 
 
-def photo_seconds() -> float:
+def photo() -> dict[str, Any]:
     """Seconds, the median of three, to read one photo of 12 megapixels, cold start included."""
     mnist = load_mnist()
     rng = np.random.default_rng(SEED)
     page = np.zeros((1, 1))
     while min(page.shape) < 1000:  # so that digits have the size that a photo shows them in
         page = compose_page(rng, mnist.test_images, mnist.test_labels, "squared", False).picture
-    photo = Image.new("RGB", (4000, 3000), (200, 200, 200))
-    photo.paste(ImageOps.contain(Image.fromarray(page).convert("RGB"), photo.size))
+    image = Image.new("RGB", (4000, 3000), (200, 200, 200))
+    image.paste(ImageOps.contain(Image.fromarray(page).convert("RGB"), image.size))
     times = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "photo.jpg"
-        photo.save(path, quality=92)
+        image.save(path, quality=92)
         for _ in range(3):
             began = time.perf_counter()
             command = [sys.executable, "-m", "tinydigits", "predict", str(path)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             times.append(time.perf_counter() - began)
-    return sorted(times)[1]
+    return {
+        "photo_seconds": sorted(times)[1],
+        "cores": count_cores(),
+        "processor": processor_name(),
+    }
 
 
 class Verdict(NamedTuple):
