@@ -388,6 +388,7 @@ def test_reader_that_has_enough_is_no_error():
     assert (process.returncode, err) == (0, b"")
 
 
+@pytest.mark.slow
 def test_training_that_nobody_reads_stops_and_says_how_to_go_on(tmp_path: Path):
     words = [TINYDIGITS, "train", *TINY, "--out", tmp_path / "run"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

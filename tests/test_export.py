@@ -109,6 +109,7 @@ def test_names_that_c_does_not_allow(tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_a_network_without_integers_gets_them(tmp_path: Path, mnist: Mnist):
     path = tmp_path / "own.safetensors"
     save_model(path, load_model("tiny1k"), "own")

@@ -54,6 +54,7 @@ print(len(torch.hub.load(sys.argv[1], "tiny1k", source="local").state_dict()))
 """
 
 
+@pytest.mark.slow
 def test_the_hub_needs_only_the_packages_that_it_names(tmp_path: Path) -> None:
     """torch.hub checks these and installs nothing."""
     outcome = run(

@@ -5,6 +5,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,6 +304,8 @@ def test_every_preset_reads_prepared_digits(mnist: Mnist, name: str) -> None:
 
 @pytest.mark.slow
 def test_digits_of_8_pixels_are_read() -> None:
-    digits = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn").load_digits()
+    from sklearn.datasets import load_digits  # here, since it takes a second
+
+    digits: Any = load_digits()
     images = prepared(np.rint(digits.images * 255 / 16).astype(np.uint8))
     assert evaluate(load_model("tiny20k"), images, digits.target).accuracy >= 96

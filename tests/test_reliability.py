@@ -42,28 +42,29 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------- killed runs
 
 
+@slow
 @pytest.mark.parametrize(
     ("moment", "end", "exit_code"),
     [
-        pytest.param("step:1", "SIGKILL", -9, marks=slow),
-        pytest.param("step:3", "SIGTERM", 143, marks=slow),
-        pytest.param("before:checkpoint.pt:1", "SIGKILL", -9, marks=slow),
-        pytest.param("after:checkpoint.pt:1", "SIGKILL", -9, marks=slow),
-        pytest.param("before:metrics.csv:1", "SIGKILL", -9, marks=slow),
-        pytest.param("step:9", "SIGKILL", -9, marks=slow),
-        pytest.param("step:9", "SIGTERM", 143, marks=slow),
-        pytest.param("step:9", "SIGINT", 130, marks=slow),
-        pytest.param("half:checkpoint.pt:2", "SIGKILL", -9),
-        pytest.param("half:checkpoint.pt:2", "SIGTERM", 143, marks=slow),
-        pytest.param("before:checkpoint.pt:2", "SIGKILL", -9, marks=slow),
-        pytest.param("before:checkpoint.pt:2", "SIGINT", 130, marks=slow),
-        pytest.param("after:checkpoint.pt:2", "SIGKILL", -9, marks=slow),
-        pytest.param("half:model.safetensors:1", "SIGKILL", -9, marks=slow),
-        pytest.param("after:model.safetensors:1", "SIGKILL", -9, marks=slow),
-        pytest.param("half:summary.json:1", "SIGKILL", -9, marks=slow),
-        pytest.param("open:checkpoint.pt:1", "FULL", 1, marks=slow),
-        pytest.param("open:checkpoint.pt:2", "FULL", 1, marks=slow),
-        pytest.param("open:model.safetensors:1", "FULL", 1, marks=slow),
+        ("step:1", "SIGKILL", -9),
+        ("step:3", "SIGTERM", 143),
+        ("before:checkpoint.pt:1", "SIGKILL", -9),
+        ("after:checkpoint.pt:1", "SIGKILL", -9),
+        ("before:metrics.csv:1", "SIGKILL", -9),
+        ("step:9", "SIGKILL", -9),
+        ("step:9", "SIGTERM", 143),
+        ("step:9", "SIGINT", 130),
+        ("half:checkpoint.pt:2", "SIGKILL", -9),
+        ("half:checkpoint.pt:2", "SIGTERM", 143),
+        ("before:checkpoint.pt:2", "SIGKILL", -9),
+        ("before:checkpoint.pt:2", "SIGINT", 130),
+        ("after:checkpoint.pt:2", "SIGKILL", -9),
+        ("half:model.safetensors:1", "SIGKILL", -9),
+        ("after:model.safetensors:1", "SIGKILL", -9),
+        ("half:summary.json:1", "SIGKILL", -9),
+        ("open:checkpoint.pt:1", "FULL", 1),
+        ("open:checkpoint.pt:2", "FULL", 1),
+        ("open:model.safetensors:1", "FULL", 1),
     ],
 )
 def test_resumed_run_ends_like_one_that_nothing_stopped(
@@ -107,10 +108,8 @@ def test_run_killed_before_it_had_a_configuration_can_be_started_again(
     assert_ends_like(folder, whole_run)
 
 
-@pytest.mark.parametrize(
-    ("number", "exit_code"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=slow)],
-)
+@slow
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_from_outside_stops_the_command_which_names_how_to_go_on(
     tmp_path: Path, number: signal.Signals, exit_code: int
 ):

@@ -222,7 +222,7 @@ def test_the_command_names_only_what_differs_from_the_preset():
     assert report.train_command(config) == ["tinydigits", "train", "baseline", "--epochs", "2"]
 
 
-@pytest.mark.parametrize("validation", [False, True])
+@pytest.mark.parametrize("validation", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_report_is_written_again_with_the_same_bytes(
     tmp_path: Path, small_mnist: Mnist, validation: bool
 ):

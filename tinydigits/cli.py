@@ -491,8 +491,6 @@ def run_command(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (misuse) or 128 + signal."""
     printable_streams()
-    # The products of small networks are over before a second thread has begun; read by NumPy.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, interrupt)
     try:
         run_command(sys.argv[1:] if arguments is None else arguments)

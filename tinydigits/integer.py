@@ -9,10 +9,12 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from tinydigits.files import Failure, Misuse, progress, reason, write_atomically
 from tinydigits.layers import SIZE, Stage
@@ -109,7 +111,7 @@ class IntegerNetwork:
         """The network's words, as in `Config.layers`."""
         return self.description.layers
 
-    @property
+    @cached_property
     def plan(self) -> tuple[Stage, ...]:
         """The network's stages."""
         return self.description.plan()
@@ -161,7 +163,9 @@ class IntegerNetwork:
                 f"The network reads uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}."
             )
         starts = progress(range(0, len(images), batch_size), "reading")
-        parts = [self._logits(images[i : i + batch_size]) for i in starts]
+        # The products are so small that threads wait for each other longer than they compute.
+        with thread_pools().limit(limits=1, user_api="blas"):
+            parts = [self._logits(images[i : i + batch_size]) for i in starts]
         empty = np.zeros((0, len(self.class_names)), np.int32)
         return np.concatenate([empty, *parts])
 
@@ -308,6 +312,12 @@ def load(name_or_path: str | Path) -> IntegerNetwork:
 
 
 # -------------------------------------------------------------------------------- arithmetic
+
+
+@cache
+def thread_pools() -> ThreadpoolController:
+    """The threads of NumPy's matrix products, among others; found once, since that takes time."""
+    return ThreadpoolController()
 
 
 def bound(stage: Stage, numbers: Pass, largest: int, pixels: int) -> int:
