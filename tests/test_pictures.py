@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Outcome
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tinydigits import Failure, read
 from tinydigits.data import Mnist
@@ -205,6 +205,20 @@ def test_what_is_required_was_measured() -> None:
     assert measured["all_pages"]["pages"] == 500
     assert measured["moved"]["digits"] == 10_000
     assert [row.what for row in verdicts(measured) if not row.reaches(row.required)] == []
+
+
+def test_finds_no_digits_in_a_page_of_text_but_those_of_a_receipt() -> None:
+    def written(lines: list[str]) -> Image.Image:
+        image = Image.new("L", (640, 40 * len(lines) + 20), 240)
+        for k, line in enumerate(lines):
+            ImageDraw.Draw(image).text((20, 40 * k + 10), line, 30, ImageFont.load_default(26))
+        return image
+
+    text = ["The quick brown fox jumps over the", "golden dog and looks for some more"] * 2
+    assert lines_in(read(written(text))) == "none"
+    receipt = ["Bread    3.45", "Butter   2.99", "Total    6.44"]
+    digits = [reading.digit for reading in read(written(receipt)) if reading.digit is not None]
+    assert digits == [3, 4, 5, 2, 9, 9, 6, 4, 4]
 
 
 # ----------------------------------------------------------------------------- command line

@@ -8,7 +8,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -113,7 +113,7 @@ def read(
     order = sorted(range(len(marks)), key=lambda i: (lines[i], sum(marks[i].box[::2])))
     names = [int(name) if name in DIGITS else name for name in model.class_names]
     wide, high = image.width / pixels.shape[1], image.height / pixels.shape[0]
-    return [
+    readings = [
         Reading(
             in_original(marks[i].box, wide, high),
             names[int(p.argmax())] if (p := probabilities[i]).max() >= line else None,
@@ -123,6 +123,32 @@ def read(
         )
         for i in order
     ]
+    readings = [reading for word in words_of(readings) for reading in only_digits(word, 3, 0.5)]
+    return only_digits(readings, 30, 0.3)
+
+
+def words_of(readings: Sequence[Reading]) -> list[list[Reading]]:
+    """Readings in reading order, parted where a line ends or a gap is wide."""
+    words: list[list[Reading]] = []
+    for reading in readings:
+        left, top, _, bottom = reading.box
+        before = words[-1][-1] if words else reading
+        gap = left - before.box[2] if before.line == reading.line else np.inf
+        if not words or gap > 0.35 * max(bottom - top, before.box[3] - before.box[1]):
+            words.append([])
+        words[-1].append(reading)
+    return words
+
+
+def only_digits(together: list[Reading], least: int, share: float) -> list[Reading]:
+    """Readings, all of them none if they are at least so many and too few of them digits.
+
+    In "golden" the o is no 0, and a page with few digits among many letters is one of text.
+    """
+    digits = sum(reading.digit is not None for reading in together)
+    if len(together) < least or digits >= share * len(together):
+        return together
+    return [replace(reading, digit=None) for reading in together]
 
 
 def line_of(min_confidence: float | None) -> float:
@@ -445,9 +471,9 @@ def apart(mark: Mark, model: Any, whole: float) -> list[tuple[Mark, np.ndarray, 
             if worst > best.get(j, (0.0, []))[0]:
                 best[j] = (worst, [*best[i][1], n])
     worst, chosen = best.get(len(cuts) - 1, (0.0, []))
-    narrow = sum(parts[there[n]].ink.shape[1] < 0.4 * height for n in chosen)
+    ones = sum(model.class_names[int(probabilities[n].argmax())] == "1" for n in chosen)
     # A letter with upright strokes, such as W, would come out as a row of ones.
-    if len(chosen) < 2 or worst <= max(whole, 0.5) or 2 * narrow > len(chosen):
+    if len(chosen) < 2 or worst <= max(whole, 0.8) or 2 * ones > len(chosen):
         return None
     return [(parts[there[n]], images[n], probabilities[n]) for n in chosen]
 
