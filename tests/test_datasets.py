@@ -38,8 +38,10 @@ from tinydigits import (
     train,
 )
 from tinydigits.cli import COMMANDS
+from tinydigits.config import preset
 from tinydigits.data import MEAN, STD, to_idx
 from tinydigits.datasets import Dataset, load_dataset
+from tinydigits.lab.certify import read_study
 from tinydigits.layers import DIGITS
 from tinydigits.modelfile import Description, find_model, read_description
 
@@ -736,3 +738,12 @@ def test_clothes_are_learnt_as_well(fashion: Path, tmp_path: Path):
     assert "of the 10,000 test pictures of Fashion-MNIST" in said
     assert "MISSED" not in said
     assert accuracy_in(typed(tmp_path, "tinydigits evaluate run")) > 80
+
+
+def test_tiny20k_learns_fashion_mnist_to_over_90_percent():
+    """What `tinydigits lab fashion` measured."""
+    study = read_study(ROOT / "results" / "fashion.json", least=3)
+    assert study["preset"] == "tiny20k"
+    assert study["config"]["layers"] == [*preset("tiny20k").layers]
+    assert study["config"]["dataset"] == "Fashion-MNIST"
+    assert study["statistics"]["mean"] > 90

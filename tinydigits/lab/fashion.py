@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydigits.config import preset
-from tinydigits.lab.certify import train_seeds
+from tinydigits.lab.certify import describe, train_seeds, trained_on
 
 PLACE = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its four IDX files."""
@@ -27,3 +27,14 @@ def fashion(seeds: int, jobs: int, data: Path, folder: Path) -> dict[str, Any]:
     """
     config = dataclasses.replace(preset("tiny20k"), data=data, dataset="Fashion-MNIST")
     return train_seeds(config, seeds, jobs, "local", folder / "fashion.json", keep_weights=False)
+
+
+def table(study: dict[str, Any]) -> str:
+    """What `fashion` measured, as a Markdown table."""
+    numbers = describe(study["seeds"])
+    return (
+        "| data | preset | accuracy %, mean ± sd (n) | lowest |\n|---|---|--:|--:|\n"
+        f"| {study['config']['dataset']} | `{study['preset']}` "
+        f"| {numbers['mean']:.2f} ± {numbers['sd']:.2f} ({numbers['n']}) "
+        f"| {numbers['minimum']:.2f} |\n\nTrained on {trained_on(study)}."
+    )

@@ -40,7 +40,16 @@ def write_tables(results: Path, readme: Path) -> list[Path]:
 
 def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     """Every table that is made from `results`: its document, its name in the marks, its text."""
-    from tinydigits.lab import ablation, benchmark, bill, integers, judge, pictures, threads
+    from tinydigits.lab import (
+        ablation,
+        benchmark,
+        bill,
+        fashion,
+        integers,
+        judge,
+        pictures,
+        threads,
+    )
 
     docs = readme.parent / "docs"
     performance = docs / "performance.md"
@@ -58,6 +67,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (performance, "profile", timings(results, "benchmark", benchmark.profile_table)),
         (performance, "waiting", timings(results, "threads", threads.waiting_table)),
         (performance, "threads", timings(results, "threads", threads.gain_table)),
+        (docs / "own-data.md", "fashion", timings(results, "fashion", fashion.table)),
         (docs / "deploy.md", "bill", timings(results, "bill", bill.table)),
         (docs / "deploy.md", "microcontrollers", bill.others_table(others["microcontroller"])),
         (docs / "deploy.md", "integers", timings(results, "integers", integers.table)),
