@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tinydigits.integer import IntegerNetwork, load
     from tinydigits.model import Network, build_model, load_model, normalise
     from tinydigits.modelfile import summarise
+    from tinydigits.pictures import Reading, read
     from tinydigits.preparation import prepare
     from tinydigits.quantise import quantize
     from tinydigits.runs import epochs, finish, resume, start, train
@@ -45,6 +46,8 @@ _HOME = {
     "load_model": "model",
     "normalise": "model",
     "summarise": "modelfile",
+    "Reading": "pictures",
+    "read": "pictures",
     "prepare": "preparation",
     "IntegerNetwork": "integer",
     "load": "integer",
@@ -65,6 +68,7 @@ __all__ = [
     "Misuse",
     "Mnist",
     "Network",
+    "Reading",
     "Run",
     "build_model",
     "epochs",
@@ -77,6 +81,7 @@ __all__ = [
     "prepare",
     "preset",
     "quantize",
+    "read",
     "resume",
     "start",
     "summarise",

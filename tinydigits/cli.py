@@ -123,6 +123,70 @@ def evaluate(
         print(f"{result.class_names[guess]} for {result.class_names[true]}: {count} times")
 
 
+def predict(
+    pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")],
+    model: Annotated[str, arg(metavar="MODEL")] = "tiny20k",
+    min_confidence: float | None = None,
+    annotate: Path | None = None,
+    show: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Read the digits in pictures: photos, scans, screenshots.
+
+    Prints the numbers, a line for each line of the picture; ? follows an unsure digit. The exit
+    code is 1 where a picture could not be read.
+
+    Args:
+        pictures: Files in any format that Pillow reads; - is standard input.
+        model: A preset, a run folder, or a model file.
+        min_confidence: From 0 to 1: what is read with less is no digit. By default it is where 1 %
+            of digits that the network never saw are rejected.
+        annotate: A file for the picture with boxes, digits and confidence drawn on it.
+        show: A file for what the network saw of each digit.
+        json: Print a JSON object for each picture, on a line of its own.
+    """
+    from tqdm import tqdm
+
+    from tinydigits import pictures as reader
+    from tinydigits.integer import load
+
+    if not pictures:
+        raise Misuse("Name at least one picture: tinydigits predict photo.jpg")
+    several = len(pictures) > 1
+    for option, path in (("--annotate", annotate), ("--show", show)):
+        if path is not None and several:
+            raise Misuse(f"{option} takes one picture at a time.")
+        if path is not None:
+            reader.format_of(path)
+    line = reader.line_of(min_confidence)
+    network = load(model)
+    failed = False
+    for name in tqdm(pictures, "pictures", leave=False, disable=None if several else True):
+        try:
+            image = reader.open_picture(name)
+            readings = reader.read(image, network, line)
+            if annotate is not None:
+                reader.save_picture(annotate, reader.annotated(image, readings))
+            if show is not None:
+                reader.save_picture(show, reader.sheet(readings))
+        except Failure as error:
+            if not several:
+                raise
+            tqdm.write(f"tinydigits: {error}", sys.stderr)
+            failed = True
+            continue
+        text = reader.text_of(readings)
+        if json:
+            tqdm.write(reader.json_of(name, readings))
+        elif text:
+            prefix = f"{name}: " if several else ""
+            tqdm.write("\n".join(prefix + row for row in text.splitlines()))
+        else:
+            tqdm.write(f"{name}: no digit found", sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
 def export(
     model: Model,
     to: Literal["c", "wasm", "onnx"],
@@ -360,6 +424,42 @@ def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> Non
         write_json(out, timed)
 
 
+def judge(twins: Path = Path("runs") / "twins", results: Path = RESULTS, seed: int = 0) -> None:
+    """Train the network that comes with the package to tell digits from what is none.
+
+    Draws the line between them as well: where 1 % of the last 10,000 training digits are rejected,
+    which neither the judge nor the twin that reads them has seen.
+
+    Args:
+        twins: The folder with the twins' runs; that of tiny20k is trained if it is missing.
+        results: The folder for judge.json.
+        seed: The seed of the training.
+    """
+    from tinydigits.lab.judge import make_judge
+
+    study = make_judge(twins, results, seed)
+    print(f"{study['accuracy']:.2f} % of what the judge never saw told apart; LINE {study['line']}")
+
+
+def pictures(
+    results: Path = RESULTS, jobs: int = 0, pages: int = 500, digits: int = 10_000
+) -> None:
+    """Measure how well pictures are read: pages, moved digits, letters, scribbles, a photo.
+
+    Args:
+        results: The folder for pictures.json.
+        jobs: How many pages to read side by side, 0 for one per core.
+        pages: How many pages to compose from the test digits.
+        digits: How many test digits to move, scale, invert, pad and recolour.
+    """
+    from tinydigits.files import write_json
+    from tinydigits.lab.pictures import measure, table
+
+    measured = measure(pages, digits, jobs)
+    write_json(results / "pictures.json", measured)
+    print(table(measured))
+
+
 def parity(
     results: Path = RESULTS, digits: int = 10_000, on_board: int = 500, random_networks: int = 200
 ) -> None:
@@ -397,8 +497,11 @@ def bill(
     print(table(bill(preset_names or tuple(PRESETS), results)))
 
 
-COMMANDS = (evaluate, export, report, summary, presets, data, lab)
-LAB = (certify, ablation, fashion, integers, parity, bill, benchmark, threads, tables)
+COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
+LAB = (
+    *(certify, ablation, fashion, integers, parity, bill, benchmark, threads, judge, pictures),
+    tables,
+)
 
 
 def run_command(arguments: list[str]) -> None:

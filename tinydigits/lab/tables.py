@@ -40,7 +40,7 @@ def write_tables(results: Path, readme: Path) -> list[Path]:
 
 def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     """Every table that is made from `results`: its document, its name in the marks, its text."""
-    from tinydigits.lab import ablation, benchmark, bill, integers, threads
+    from tinydigits.lab import ablation, benchmark, bill, integers, pictures, threads
 
     docs = readme.parent / "docs"
     performance = docs / "performance.md"
@@ -61,6 +61,8 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (docs / "deploy.md", "bill", timings(results, "bill", bill.table)),
         (docs / "deploy.md", "microcontrollers", bill.others_table(others["microcontroller"])),
         (docs / "deploy.md", "integers", timings(results, "integers", integers.table)),
+        (docs / "use.md", "pictures", timings(results, "pictures", pictures.table)),
+        (docs / "use.md", "kinds", timings(results, "pictures", pictures.kinds_table)),
     ]
 
 

@@ -1,0 +1,202 @@
+"""Draws the pictures beside it: a kind of picture each, named KIND-ANSWER.FORMAT.
+
+    python tests/pictures/draw.py
+
+An answer holds the digits of each line, lines parted by _; "none" stands for no digit at all.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pillow_heif import register_heif_opener
+from scipy import ndimage
+
+HERE = Path(__file__).parent
+
+STROKES: dict[str, list[list[tuple[float, float]]]] = {
+    "0": [[(0.5, 0.02), (0.2, 0.15), (0.08, 0.5), (0.2, 0.88), (0.5, 0.98), (0.78, 0.85),
+           (0.9, 0.5), (0.78, 0.15), (0.5, 0.02)]],
+    "1": [[(0.55, 0), (0.5, 0.5), (0.46, 1)]],
+    "2": [[(0.12, 0.25), (0.3, 0.05), (0.65, 0.03), (0.8, 0.25), (0.65, 0.55), (0.3, 0.8),
+           (0.1, 0.96), (0.4, 0.95), (0.9, 0.93)]],
+    "3": [[(0.15, 0.1), (0.5, 0), (0.78, 0.2), (0.6, 0.43), (0.35, 0.48), (0.7, 0.55),
+           (0.84, 0.78), (0.55, 0.98), (0.1, 0.9)]],
+    "4": [[(0.3, 0.02), (0.2, 0.3), (0.1, 0.55), (0.5, 0.56), (0.9, 0.52)],
+          [(0.68, 0.1), (0.64, 0.5), (0.6, 1)]],
+    "5": [[(0.25, 0.05), (0.22, 0.25), (0.2, 0.45), (0.55, 0.42), (0.8, 0.65), (0.62, 0.92),
+           (0.15, 0.95)], [(0.25, 0.05), (0.55, 0.05), (0.82, 0.02)]],
+    "6": [[(0.7, 0.02), (0.35, 0.25), (0.15, 0.65), (0.3, 0.95), (0.65, 0.95), (0.8, 0.72),
+           (0.55, 0.55), (0.2, 0.7)]],
+    "7": [[(0.1, 0.06), (0.45, 0.07), (0.85, 0.04), (0.62, 0.4), (0.45, 0.7), (0.38, 1)]],
+    "8": [[(0.72, 0.15), (0.5, 0.02), (0.25, 0.15), (0.35, 0.4), (0.65, 0.6), (0.75, 0.82),
+           (0.5, 0.98), (0.22, 0.85), (0.32, 0.6), (0.62, 0.4), (0.72, 0.15)]],
+    "9": [[(0.78, 0.25), (0.55, 0.02), (0.22, 0.15), (0.2, 0.4), (0.5, 0.5), (0.76, 0.28),
+           (0.74, 0.6), (0.62, 1)]],
+}  # fmt: skip
+"""Digits as pen strokes through points (x, y), from the upper left."""
+
+
+def pen(
+    draw: ImageDraw.ImageDraw, text: str, x: float, y: float, height: float, width: float,
+    advance: float = 0.95, slant: float = 0.0, tone: int = 255,
+) -> None:  # fmt: skip
+    """Write digits with a round pen."""
+    for k, character in enumerate(text):
+        left, top = x + k * advance * height, y + slant * k * advance * height
+        for line in STROKES[character]:
+            points = np.array(line) * (0.75 * height, height) + (left, top)
+            along = np.linspace(0, len(points) - 1, 10 * len(points))
+            columns = [
+                ndimage.map_coordinates(c, [along], order=3, mode="nearest") for c in points.T
+            ]
+            smooth = [tuple(p) for p in np.stack(columns, 1)]
+            draw.line(smooth, tone, round(width), joint="curve")
+            for px, py in (smooth[0], smooth[-1]):
+                half = width / 2
+                draw.ellipse((px - half, py - half, px + half, py + half), tone)
+
+
+def ink(size: tuple[int, int], write: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
+    """Ink drawn at four times the size and reduced: float64 (height, width), 0 to 1."""
+    image = Image.new("L", (4 * size[0], 4 * size[1]))
+    write(ImageDraw.Draw(image))
+    return np.asarray(image.reduce(4)) / 255
+
+
+def digits(
+    text: str, size: tuple[int, int], height: float, width: float, advance: float = 0.95
+) -> np.ndarray:
+    """The ink of a line of digits in the middle of a picture."""
+    x = (size[0] - height * (advance * (len(text) - 1) + 0.75)) / 2
+    y = (size[1] - height) / 2
+    return ink(size, lambda d: pen(d, text, 4 * x, 4 * y, 4 * height, 4 * width, advance))
+
+
+def on(paper: np.ndarray | float, strokes: np.ndarray, tone: np.ndarray | float) -> np.ndarray:
+    """Ink of a tone on paper."""
+    return paper * (1 - strokes) + tone * strokes
+
+
+def grain(rng: np.random.Generator, page: np.ndarray, sigma: float = 3) -> Image.Image:
+    """A page as a camera sees it."""
+    noisy = ndimage.gaussian_filter(page, 0.7) + rng.normal(0, sigma, page.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def grid(
+    size: tuple[int, int], step: int, width: int, angle: float = 0.0, both: bool = True
+) -> np.ndarray:
+    """Squared paper, or ruled paper: 1 on a line."""
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    u, v = x + angle * y, y - angle * x
+    lines = (v % step) < width
+    return (lines | ((u % step) < width) if both else lines).astype(float)
+
+
+def main() -> None:
+    register_heif_opener()
+    rng = np.random.default_rng(0)
+    small = (160, 160)
+
+    def save(name: str, image: Image.Image, **options: Any) -> None:
+        image.save(HERE / name, **options)
+
+    paper = 200 - 20 * grid(small, 40, 2, 0.02)
+    squared = on(200 - 60 * grid(small, 45, 2, 0.02), digits("5", small, 80, 5), 45)
+    save("squared-5.jpg", grain(rng, squared), quality=85)
+    dark_grid = on(200 - 110 * grid(small, 45, 2, -0.03), digits("3", small, 90, 6), 60)
+    save("squared-as-dark-3.jpg", grain(rng, dark_grid), quality=85)
+    ruled = on(210 - 70 * grid((300, 160), 50, 2, 0.01, False),
+               digits("4271", (300, 160), 60, 4), 40)  # fmt: skip
+    save("ruled-4271.jpg", grain(rng, ruled), quality=85)
+    save("pale-2.jpg", grain(rng, on(225.0, digits("2", small, 90, 5), 190), 2), quality=85)
+    save("thick-8.png", grain(rng, on(240.0, digits("8", small, 110, 19), 30)))
+    save("thin-6.png", grain(rng, on(240.0, digits("6", small, 110, 1.6), 60), 1))
+    y, x = np.mgrid[0:160, 0:160] / 160
+    light = 230 - 120 * (0.7 * x + 0.3 * y)
+    save("uneven-light-9.jpg", grain(rng, on(light, digits("9", small, 80, 6), 0.3 * light)))
+    shadow = ndimage.gaussian_filter(np.where(x + 0.4 * y < 0.75, 220.0, 120.0), 4)
+    save("shadow-4.jpg", grain(rng, on(shadow, digits("4", small, 90, 6), 0.25 * shadow)))
+    table = 90 + 25 * np.sin(np.mgrid[0:240, 0:320][0] / 3.0 + rng.normal(0, 0.3, (240, 320)))
+    card = np.zeros((240, 320), bool)
+    card[50:200, 70:260] = True
+    card = ndimage.rotate(card, 6, reshape=False, order=0)
+    on_card = np.where(card, on(225.0, digits("7", (320, 240), 90, 6), 40), table)
+    save("card-on-table-7.jpg", grain(rng, on_card), quality=80)
+    box = ink(small, lambda d: d.rectangle((60, 60, 580, 580), outline=255, width=10))
+    save("frame-2.png", grain(rng, on(235.0, np.maximum(box, digits("2", small, 80, 6)), 30)))
+    back = ndimage.gaussian_filter(digits("8352", (300, 160), 55, 7)[:, ::-1], 1.5)
+    through = on(on(230.0, 0.22 * back, 90), digits("61", (300, 160), 80, 6), 30)
+    save("back-page-61.jpg", grain(rng, through), quality=85)
+    board = on(35.0, digits("3", small, 90, 8), 225)
+    save("blackboard-3.jpg", grain(rng, board, 5), quality=85)
+    strip = on(5.0, digits("5", small, 90, 9), 250)
+    strip[:, :9] = strip[:2] = strip[-2:] = strip[:, -2:] = 255
+    save("white-strip-5.png", Image.fromarray(strip.astype(np.uint8)))
+    clear = np.zeros((60, 60, 4), np.uint8)
+    clear[:, :, :3] = (255, 240, 80)
+    clear[:, :, 3] = 255 * digits("2", (60, 60), 44, 6)
+    clear[clear[:, :, 3] == 0] = (255, 255, 255, 0)
+    save("transparent-light-2.png", Image.fromarray(clear))
+    clear[:, :, :3] = (20, 20, 40)
+    save("transparent-dark-2.webp", Image.fromarray(clear), lossless=True)
+    deep = on(3.0 + paper, digits("9", small, 80, 5), 60) * 130 + rng.normal(0, 200, (160, 160))
+    save("16bit-9.png", Image.fromarray(deep.clip(0, 65535).astype(np.uint16)))
+    plain = Image.fromarray(on(230.0, digits("6", small, 90, 7), 40).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    save("exif-6.jpg", plain.rotate(180), exif=exif, quality=85)
+    save("palette-6.gif", plain.convert("P", palette=Image.Palette.ADAPTIVE))
+    save("dithered-6.png", plain.convert("1"))
+    save("1bit-6.tif", plain.convert("1", dither=Image.Dither.NONE), compression="group4")
+    save("telephone-6.heic", plain.convert("RGB"), quality=60)
+    save("cmyk-6.jpg", plain.convert("CMYK"), quality=85)
+    other = Image.fromarray(on(230.0, digits("1", small, 90, 7), 40).astype(np.uint8))
+    save("animated-6.gif", plain, save_all=True, append_images=[other])
+    yellow = np.stack([on(250.0, digits("3", small, 90, 9), c) for c in (245, 225, 60)], 2)
+    save("yellow-3.png", Image.fromarray(yellow.astype(np.uint8)))
+    broken = digits("5", small, 90, 5)
+    broken[44:49] = 0
+    save("broken-5.png", grain(rng, on(235.0, broken, 40)))
+    touching = digits("35", (200, 140), 80, 7, advance=0.71)
+    save("touching-35.png", grain(rng, on(235.0, touching, 40)))
+    rows = np.zeros((260, 380))
+    for k, text in enumerate(("31415", "92653", "58979")):
+        rows = np.maximum(rows, ink((380, 260), lambda d, k=k, text=text: pen(
+            d, text, 80, 80 + k * 300, 190, 16, 1.25, 0.07)))  # fmt: skip
+    save("slanting-31415_92653_58979.jpg", grain(rng, on(225.0, rows, 50)), quality=85)
+    screen = Image.new("RGB", (220, 90), "#1e1e2e")
+    ImageDraw.Draw(screen).text((110, 45), "2048", "#cdd6f4", ImageFont.load_default(52), "mm")
+    save("screenshot-2048.png", screen)
+    save("blank-none.jpg", grain(rng, np.full((160, 160), 215.0)), quality=85)
+    letters = Image.new("L", (240, 90), 235)
+    ImageDraw.Draw(letters).text((120, 45), "A W K", 30, ImageFont.load_default(60), "mm")
+    save("letters-none.png", letters)
+    divide = Image.new("L", (120, 120), 235)
+    ImageDraw.Draw(divide).line((25, 60, 95, 60), 30, 8)
+    for y in (32, 88):
+        ImageDraw.Draw(divide).ellipse((54, y - 6, 66, y + 6), 30)
+    save("divide-none.png", divide)
+    points = rng.uniform(100, 540, (14, 2))
+    line = ink(small, lambda d: d.line([tuple(p) for p in points], 255, 16, joint="curve"))
+    save("scribble-none.png", grain(rng, on(235.0, line, 40)))
+    save("empty-box-none.png", grain(rng, on(235.0, box, 40)))
+    note = np.full((240, 320, 3), 70.0) * (1 - 0.5 * np.mgrid[0:240, 0:320][1] / 320)[:, :, None]
+    yellow_note = np.stack([on(c, digits("2", small, 90, 7), 40) for c in (235.0, 215.0, 90.0)], 2)
+    note[40:200, 100:260] = yellow_note
+    save("sticky-note-2.jpg", grain(rng, note), quality=80)
+    away = ((np.mgrid[0:240, 0:320][0] - 120) / 200) ** 2 + (
+        (np.mgrid[0:240, 0:320][1] - 160) / 200
+    ) ** 2
+    vignette = 200.0 - 130 * away
+    small_seven = digits("7", (320, 240), 40, 3)
+    save("dark-corners-7.jpg", grain(rng, on(vignette, small_seven, 0.3 * vignette)), quality=85)
+    night = on(170.0, digits("4", small, 100, 9), 70)
+    save("little-light-4.jpg", grain(rng, night, 22), quality=80)
+
+
+if __name__ == "__main__":
+    main()
