@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinydigits.config import PRESETS
 from tinydigits.data import load_mnist
 from tinydigits.files import Failure, Misuse, say, write_json
 from tinydigits.integer import KINDS, NO_TABLE, NO_TAPS, NO_WEIGHTS, IntegerNetwork, Pass, load
 from tinydigits.layers import Stage
-from tinydigits.modelfile import SHIPPED, Description
+from tinydigits.modelfile import Description
 from tinydigits.quantise import choose_shifts, fits
 
 ENGINE = Path(__file__).parents[1] / "engine"
@@ -428,7 +429,7 @@ def parity(
         digits: test digits, and images of noise, for each model on this machine.
         on_board: test digits for each model on each board.
         random_networks: how many, each with 32 images; on the boards with 4.
-        models: what `tinydigits.load` takes; all that come with the package if None.
+        models: what `tinydigits.load` takes; the presets if None.
 
     Returns:
         What was written: for each engine the logits that were compared, and the differing ones.
@@ -438,7 +439,7 @@ def parity(
     """
     test = load_mnist().test_images
     if models is None:
-        models = tuple(sorted(path.stem for path in SHIPPED.glob("*.tdq")))
+        models = tuple(sorted(PRESETS))
     compared: dict[str, dict[str, int]] = {}
 
     def compare(engine: str, expected: np.ndarray, logits: np.ndarray, classes: np.ndarray) -> None:
