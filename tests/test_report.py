@@ -187,6 +187,7 @@ def test_digits_that_never_occur_have_no_share(tmp_path: Path, undrawn: None):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_equal_results_give_equal_bytes(tmp_path: Path, written: dict[int, Path]):
     write(tmp_path)
     for name in FILES:
@@ -222,7 +223,8 @@ def test_the_command_names_only_what_differs_from_the_preset():
     assert report.train_command(config) == ["tinydigits", "train", "baseline", "--epochs", "2"]
 
 
-@pytest.mark.parametrize("validation", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("validation", [False, True])
 def test_a_report_is_written_again_with_the_same_bytes(
     tmp_path: Path, small_mnist: Mnist, validation: bool
 ):
