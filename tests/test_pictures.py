@@ -16,10 +16,11 @@ import pytest
 from conftest import Outcome
 from PIL import Image, ImageDraw, ImageFont
 
-from tinydigits import Failure, read
+from tinydigits import Failure, evaluate, read
 from tinydigits.data import Mnist
 from tinydigits.files import read_json
 from tinydigits.ink import lines_of
+from tinydigits.lab.judge import train_judge
 from tinydigits.lab.pictures import KINDS, compose_page, moved, score, summed, verdicts
 from tinydigits.pictures import LARGEST, LINE, Reading, load, register_heif, text_of
 
@@ -454,3 +455,10 @@ def test_survives_damaged_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_survives_thousands_of_damaged_files(tmp_path: Path) -> None:
     assert survive(200, tmp_path) > 3000
+
+
+@pytest.mark.slow
+def test_a_judge_learns_to_tell_digits_from_what_is_none() -> None:
+    network, images, labels = train_judge(count=1500, epochs=2)
+    assert network.class_names == ("digit", "none")
+    assert evaluate(network, images, labels).accuracy > 80
