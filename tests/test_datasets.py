@@ -37,7 +37,6 @@ from tinydigits import (
     start,
     train,
 )
-from tinydigits.cli import COMMANDS
 from tinydigits.config import preset
 from tinydigits.data import MEAN, STD, to_idx
 from tinydigits.datasets import Dataset, load_dataset
@@ -669,8 +668,6 @@ def test_the_whole_way_is_as_the_page_tells_it(tmp_path: Path):
     page = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    if "predict" not in {command.__name__ for command in COMMANDS}:
-        lines = [line for line in lines if not line.startswith("tinydigits predict")]
     said = {line: typed(tmp_path, line) for line in lines}
     assert len([*(tmp_path / "symbols").rglob("*.png")]) == 12 * 30
     assert "on the 240 test pictures of new" in said["tinydigits evaluate runs/symbols --data new"]

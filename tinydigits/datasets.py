@@ -364,7 +364,7 @@ def from_files(paths: list[Path], root: Path, name: str) -> Dataset:
     """
     found: dict[str, np.ndarray] = {}
     for path in paths:
-        if path.suffix not in (".npz",) and data.plain_name(path) not in data.HOLDS:
+        if path.suffix != ".npz" and data.plain_name(path) not in data.HOLDS:
             raise Misuse(f"{path} is no .npz: name one, or the folder of the data set.")
         try:
             held = data.read(path)

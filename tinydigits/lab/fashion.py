@@ -13,9 +13,6 @@ from typing import Any
 from tinydigits.config import preset
 from tinydigits.lab.certify import describe, train_seeds, trained_on
 
-PLACE = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its four IDX files."""
-
 GOAL = 90.0
 """Percent of the test pictures that the mean of the seeds must exceed."""
 
