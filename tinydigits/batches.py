@@ -1,4 +1,4 @@
-"""Batches of digits: shuffled, normalised, and distorted as handwriting is anyway, only more."""
+"""Batches of digits: shuffled, normalised, distorted as handwriting is anyway, on any paper."""
 
 import math
 
@@ -92,3 +92,33 @@ def distort(
     grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), False)
     paper = -mean / std
     return F.grid_sample(images - paper, grid, align_corners=False).add_(paper)
+
+
+def shades(config: Config) -> bool:
+    """Whether `shade` would do anything."""
+    return bool(config.paper or config.fading)
+
+
+def shade(
+    images: torch.Tensor, config: Config, mean: float = MEAN, std: float = STD
+) -> torch.Tensor:
+    """Lay half of the images, drawn by lot, on grey paper, and take some of their ink away.
+
+    Where MNIST has paper of 0 and ink of up to 1, theirs are p and up to p + (1 - p) * i: p is
+    uniform between 0 and the paper in `config`, i between 1 and 1 less its fading.
+
+    Args:
+        images: normalised, float32 (B, 1, 28, 28).
+        config: paper and fading (shares).
+        mean: with which they were normalised.
+        std: the same.
+
+    Returns:
+        float32 (B, 1, 28, 28), new memory.
+    """
+    lot, paper, fading = torch.rand(3, len(images), 1, 1, 1, device=images.device)
+    chosen = lot < 0.5
+    paper, ink = chosen * paper * config.paper, 1 - chosen * fading * config.fading
+    contrast = (1 - paper) * ink
+    # A pixel of x, in 0..1, becomes paper + contrast * x; what is here is (x - mean) / std.
+    return torch.addcmul((paper + (contrast - 1) * mean) / std, images, contrast)

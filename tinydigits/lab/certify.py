@@ -21,14 +21,28 @@ from tinydigits.config import (
     Config,
     preset,
 )
+from tinydigits.evaluation import evaluate
 from tinydigits.files import Failure, Misuse, read_json, reason, say, write_atomically, write_json
+from tinydigits.lab import damage
 from tinydigits.layers import total
 from tinydigits.machine import choose_device, count_cores, describe_machine, precision_name
 from tinydigits.model import model_bytes
 from tinydigits.modelfile import summarise
+from tinydigits.quantise import CALIBRATION, quantize
 from tinydigits.training import epochs, first_epoch_over_goal, new_run
 
 Backend = Literal["local", "ray"]
+
+FORMS = {"w8a8": (8, 8), "w8a6": (8, 6), "w8a4": (8, 4), "w6a8": (6, 8)}
+"""The integer networks that are measured: bits of the weights and of the activations."""
+SHIPPED_FORM = "w8a8"
+"""The one that comes with the package."""
+RAW = {
+    "paper of 10 %": (damage.grey_paper, 0.1),
+    "paper of 20 %": (damage.grey_paper, 0.2),
+    "half the ink": (damage.pale_ink, 0.5),
+}
+"""What the test digits meet on devices that prepare nothing."""
 
 
 def certify(
@@ -130,7 +144,7 @@ def train_seeds(
                 if row["seed"] == 0 and keep_weights:
                     write_atomically(path.with_suffix(".safetensors"), weights)
             done.sort(key=lambda row: row["seed"])
-            write_json(path, {**study, "statistics": describe(done), "seeds": done})
+            write_json(path, {**study, **summary(done), "seeds": done})
             bar.update(len(of_round))
     return read_json(path)
 
@@ -148,7 +162,7 @@ def read_study(path: Path, least: int = 2) -> dict[str, Any]:
         # Early studies name one commit for all of their seeds.
         everywhere = {"commit": study.pop("commit")} if "commit" in study else {}
         study["seeds"] = [{**everywhere, **row} for row in study["seeds"]]
-        study["statistics"] = describe(study["seeds"])
+        study |= summary(study["seeds"])
         trained_on(study)  # the tables need it, so its lack is told here rather than there
         # Through Config, so that options that are newer than the file have their defaults.
         study["config"] = without_seed(Config.from_json(study["config"]))
@@ -183,10 +197,25 @@ def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
         pass
     assert run.evaluation is not None  # a run has one epoch or more
     weights = model_bytes(run.network, config.name)
+    calibration = run.dataset.train_images[:CALIBRATION]
+    integers = {
+        form: quantize(run.network, calibration, weight_bits=w, activation_bits=a)
+        for form, (w, a) in FORMS.items()
+    }
+    both = {"float": run.network, "integers": integers[SHIPPED_FORM]}
+    raw = {name: harm(run.images, amount) for name, (harm, amount) in RAW.items()}
     row = {
         "seed": config.seed,
         "accuracy": run.evaluation.accuracy,
         "loss": run.evaluation.loss,
+        "integers": {
+            form: evaluate(network, run.images, run.labels).accuracy
+            for form, network in integers.items()
+        },
+        "raw": {
+            name: {kind: evaluate(both[kind], images, run.labels).accuracy for kind in both}
+            for name, images in raw.items()
+        },
         "first_epoch_over_goal": first_epoch_over_goal(run),
         "seconds": sum(row["seconds"] for row in run.history),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -194,7 +223,32 @@ def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
     return row, weights
 
 
-def describe(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `describe` says of some seeds' float networks, integer networks and raw digits.
+
+    Returns:
+        statistics; integers, by form; raw, by damage and then float and integers. The latter two
+        are empty for studies from before they were measured.
+    """
+    measured = [row for row in seeds if "integers" in row and "raw" in row]
+    everywhere = measured if len(measured) == len(seeds) else []
+    return {
+        "statistics": describe([row["accuracy"] for row in seeds]),
+        "integers": {
+            form: describe([row["integers"][form] for row in everywhere])
+            for form in (FORMS if everywhere else ())
+        },
+        "raw": {
+            name: {
+                kind: describe([row["raw"][name][kind] for row in everywhere])
+                for kind in ("float", "integers")
+            }
+            for name in (RAW if everywhere else ())
+        },
+    }
+
+
+def describe(accuracies: list[float]) -> dict[str, Any]:
     """Statistics of the accuracies (percent) of some seeds.
 
     `lower_bound` is the one-sided 95 % lower confidence bound of the mean (Student's t), None
@@ -202,7 +256,6 @@ def describe(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """
     from scipy.stats import t
 
-    accuracies = [row["accuracy"] for row in seeds]
     n = len(accuracies)
     mean = statistics.fmean(accuracies)
     sd = statistics.stdev(accuracies) if n > 1 else None

@@ -28,7 +28,7 @@ def fashion(seeds: int, jobs: int, data: Path, folder: Path) -> dict[str, Any]:
 
 def table(study: dict[str, Any]) -> str:
     """What `fashion` measured, as a Markdown table."""
-    numbers = describe(study["seeds"])
+    numbers = describe([row["accuracy"] for row in study["seeds"]])
     return (
         "| data | preset | accuracy %, mean ± sd (n) | lowest |\n|---|---|--:|--:|\n"
         f"| {study['config']['dataset']} | `{study['preset']}` "
