@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from tinydigits import preset
-from tinydigits.batches import Digits, distort, shuffled_batches
+from tinydigits.batches import Digits, distort, shade, shuffled_batches
 from tinydigits.data import MEAN, STD
 from tinydigits.model import normalise
 
 PAPER = -MEAN / STD
-STILL = dataclasses.replace(preset("classic"), rotation=0, scale=0, shear=0, shift=0)
+STILL = dataclasses.replace(
+    preset("classic"), rotation=0, scale=0, shear=0, shift=0, paper=0, fading=0
+)
 
 
 @pytest.fixture
@@ -84,7 +86,58 @@ def test_it_costs_less_than_a_fifth_of_a_training_step() -> None:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    assert shortest(lambda: distort(images, config)) < shortest(step) / 5
+    def augment() -> torch.Tensor:
+        return shade(distort(images, config), config)
+
+    assert shortest(augment) < shortest(step) / 5
+
+
+# ----------------------------------------------------------------------------- paper and ink
+
+
+@pytest.fixture
+def halves() -> torch.Tensor:
+    """Normalised images with paper on their left side and full ink on their right."""
+    pixels = torch.zeros(4000, 1, 28, 28)
+    pixels[..., 14:] = 1
+    return (pixels - MEAN) / STD
+
+
+def shaded(images: torch.Tensor, paper: float, fading: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The paper and the ink of each image after `shade`, from 0 to 1."""
+    config = dataclasses.replace(STILL, paper=paper, fading=fading)
+    pixels = shade(images, config)[:, 0] * STD + MEAN
+    for side in (pixels[..., :14], pixels[..., 14:]):
+        assert (side.amax((1, 2)) - side.amin((1, 2)) < 1e-5).all()
+    return pixels[:, 0, 0], pixels[:, 0, 27]
+
+
+def test_half_of_the_images_get_paper_of_up_to_its_share(halves: torch.Tensor) -> None:
+    paper, ink = shaded(halves, 0.3, 0.0)
+    grey = paper > 1e-6
+    assert 0.45 < grey.float().mean() < 0.55
+    assert 0.29 < paper.max() <= 0.3
+    assert paper[grey].mean() == pytest.approx(0.15, abs=0.01)
+    torch.testing.assert_close(ink, torch.ones(len(ink)))
+
+
+def test_the_same_half_loses_up_to_its_share_of_the_ink(halves: torch.Tensor) -> None:
+    paper, ink = shaded(halves, 0.3, 0.4)
+    left = (ink - paper) / (1 - paper)  # of the ink
+    assert left[paper > 1e-6].mean() == pytest.approx(0.8, abs=0.02)
+    assert 0.6 - 1e-5 <= left.min() < 0.61
+    torch.testing.assert_close(left[paper.abs() <= 1e-6], torch.ones(int((paper <= 1e-6).sum())))
+
+
+def test_paper_and_ink_are_drawn_apart(halves: torch.Tensor) -> None:
+    paper, ink = shaded(halves, 0.3, 0.4)
+    grey = paper > 1e-6
+    both = torch.stack([paper[grey], ((ink - paper) / (1 - paper))[grey]])
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1
+
+
+def test_without_paper_and_fading_an_image_stays_as_it_is(images: torch.Tensor) -> None:
+    torch.testing.assert_close(shade(images, STILL), images, atol=1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------------------------- batches

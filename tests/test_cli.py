@@ -265,8 +265,8 @@ def test_a_network_in_a_file_is_summarised_without_an_extra(tmp_path: Path):
     for path in (tmp_path, tmp_path / "model.safetensors"):
         outcome = run(sys.executable, "-c", WITHOUT_EXTRA, "summary", path)
         assert (outcome.exit_code, outcome.err) == (0, "")
-        assert re.search(r"^classes +2 x 1 x 1 +4 +4$", outcome.out, re.MULTILINE)
-        assert re.search(r"^in all +26 +12,172$", outcome.out, re.MULTILINE)
+        assert re.search(r"^classes +2 x 1 x 1 +4 +4 +4$", outcome.out, re.MULTILINE)
+        assert re.search(r"^in all +26 +12,172 +26$", outcome.out, re.MULTILINE)
 
 
 # ----------------------------------------------------------------------------------- commands
@@ -362,8 +362,8 @@ def test_report_is_written_again(finished: tuple[Outcome, Path], command: Comman
 
 def test_summary_prints_the_totals(command: Command):
     out = command("summary", "baseline").out
-    assert re.search(r"conv3:16 +16 x 26 x 26 +176 +97,344\n", out)
-    assert re.search(r"in all +19,664 +3,876,224\n", out)
+    assert re.search(r"conv3:16 +16 x 26 x 26 +176 +97,344 +176\n", out)
+    assert re.search(r"in all +19,664 +3,876,224 +19,664\n", out)
 
 
 def test_presets_are_listed_with_what_they_are_for(command: Command):

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tinydigits import Misuse, Network, preset, summarise
-from tinydigits.config import PRESETS
-from tinydigits.layers import SIZE, parse, plan, total
+from tinydigits.config import BUDGETS, PARAMETER_GOAL, PRESETS
+from tinydigits.layers import SIZE, parse, plan, stored, total
 from tinydigits.model import count_parameters
 
 BASELINE = preset("baseline").layers
 
 # Name, output shape, parameters (weights + 2 per channel of BatchNorm), multiply-accumulates
-# (weights x pixels that come out), worked out by hand.
+# (weights x pixels that come out), worked out by hand. A device stores as many numbers.
 STAGES = [
     ("conv3:16", (16, 26, 26), 1 * 16 * 9 + 32, 144 * 676),
     ("conv3:32", (32, 24, 24), 16 * 32 * 9 + 64, 4608 * 576),
@@ -58,6 +58,20 @@ def test_a_plan_says_what_each_stage_is_and_what_it_repeats():
         ("average", 4, None),
         ("classes", 1, None),
     ]
+
+
+def test_a_device_stores_weights_once_and_a_scale_and_a_shift_a_channel_and_pass():
+    stages = plan(("conv3:8", "separable3:16", "pool", "separable3:16", "again", "depthwise3"))
+    assert [stage.stored for stage in stages] == [
+        *(9 * 8 + 16, 9 * 8 + 8 * 16 + 32, 0, 9 * 16 + 16 * 16 + 32, 32, 9 * 16 + 32, 0, 160)
+    ]
+    assert stored(plan(BASELINE)) == total(plan(BASELINE))[0]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_stays_under_its_budget_however_one_counts(name: str):
+    stages = plan(preset(name).layers)
+    assert max(total(stages)[0], stored(stages)) < BUDGETS[name] <= PARAMETER_GOAL
 
 
 # ------------------------------------------------------------------- against a real forward pass

@@ -76,6 +76,28 @@ def test_the_baseline_passes_93_percent_after_one_epoch():
     assert next(training.epochs(run))["test_accuracy"] > 93
 
 
+def test_shapes_are_left_alone_at_the_end_and_paper_and_ink_are_not(
+    few: Mnist, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[str] = []
+    for name in ("distort", "shade"):
+        real = getattr(training, name)
+        monkeypatch.setattr(
+            training, name, lambda *all, real=real, name=name: calls.append(name) or real(*all)
+        )
+    config = dataclasses.replace(
+        SMALL, epochs=1, batch_size=50, rotation=5, plain_end=0.4, paper=0.2
+    )  # ten steps
+    trained(config)
+    assert calls == ["distort", "shade"] * 6 + ["shade"] * 4
+    calls.clear()
+    trained(dataclasses.replace(config, rotation=0, paper=0, fading=0.1))
+    assert calls == ["shade"] * 10
+    calls.clear()
+    trained(dataclasses.replace(config, rotation=0, paper=0))
+    assert calls == []
+
+
 def test_same_seed_gives_the_same_bits(few: Mnist):
     assert weights_of(trained(SMALL)) == weights_of(trained(SMALL))
 

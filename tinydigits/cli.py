@@ -218,21 +218,24 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
 
 
 def summary(model: Model = DEFAULT_PRESET) -> None:
-    """Print a network stage by stage: shapes, parameters, multiply-accumulates.
+    """Print a network stage by stage: shapes, parameters, multiply-accumulates, stored numbers.
+
+    Stored is what a device keeps: weights, and a scale and a shift for each channel.
 
     Args:
         model: A preset, a run folder, or a .safetensors file.
     """
-    from tinydigits.layers import DIGITS, total
+    from tinydigits.layers import DIGITS, stored, total
     from tinydigits.modelfile import class_names_of, summarise
 
     stages, names = summarise(model), class_names_of(model)
-    print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}")
+    print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}{'stored':>12}")
     for stage in stages:
         size = " x ".join(map(str, stage.shape))
-        print(f"{stage.name:24}{size:>16}{stage.parameters:12,}{stage.macs:12,}")
+        numbers = f"{stage.parameters:12,}{stage.macs:12,}{stage.stored:12,}"
+        print(f"{stage.name:24}{size:>16}{numbers}")
     parameters, macs = total(stages)
-    print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}")
+    print(f"{'in all':24}{'':16}{parameters:12,}{macs:12,}{stored(stages):12,}")
     if names != DIGITS:
         print(f"tells apart: {', '.join(names)}")
 
@@ -404,6 +407,27 @@ def integers(
     print(table(make_integers(preset_names or tuple(PRESETS), twins, results)))
 
 
+def stress(
+    preset_names: Annotated[
+        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
+    ] = (),
+    results: Path = RESULTS,
+    jobs: int = 0,
+    digits: int = 10_000,
+) -> None:
+    """Measure the shipped networks on digits with grey paper, pale ink, noise, blur and the like.
+
+    Args:
+        preset_names: The presets; by default all of them.
+        results: The folder for stress.json, in which other presets stay as they are.
+        jobs: How many strengths of damage to measure side by side, 0 for one per core.
+        digits: How many test digits.
+    """
+    from tinydigits.lab.stress import stress, table
+
+    print(table(stress(preset_names or tuple(PRESETS), results, jobs, digits)))
+
+
 def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> None:
     """Time training steps by number of threads and by how the threads wait for each other.
 
@@ -504,8 +528,8 @@ def bill(
 
 COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
 LAB = (
-    *(certify, ablation, fashion, integers, parity, bill, benchmark, threads, judge, pictures),
-    tables,
+    *(certify, ablation, fashion, integers, stress, parity, bill, benchmark, threads, judge),
+    *(pictures, tables),
 )
 
 

@@ -54,6 +54,9 @@ class Stage(NamedTuple):
     macs: int
     """Multiply-accumulates for one image: those of convolutions, since BatchNorm folds into them
     when a network is used."""
+    stored: int
+    """The numbers that a device stores: weights, and a scale and a shift for each channel, which
+    are what BatchNorm becomes."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,7 +89,7 @@ def plan(layers: tuple[str, ...], classes: int = len(DIGITS)) -> tuple[Stage, ..
     for word in layers:
         kind, window, width = parse(word)
         if kind == "pool":
-            stage = Stage(word, "pool", 2, channels, channels, size, size // 2, None, 0, 0)
+            stage = Stage(word, "pool", 2, channels, channels, size, size // 2, None, 0, 0, 0)
         elif kind == "again":
             if last is None or channels != stages[last].channels_in:
                 raise Misuse(
@@ -106,11 +109,12 @@ def plan(layers: tuple[str, ...], classes: int = len(DIGITS)) -> tuple[Stage, ..
             raise Misuse(f"layers: {word!r} brings the network to over {LARGEST:,} weights.")
     if not {"conv", "separable"} & {stage.kind for stage in stages}:
         raise Misuse("layers must hold at least one convolution, such as conv3:16.")
-    stages.append(
-        Stage("global average pooling", "average", size, channels, channels, size, 1, None, 0, 0)
-    )
+    average = "global average pooling"
+    stages.append(Stage(average, "average", size, channels, channels, size, 1, None, 0, 0, 0))
     weights = channels * classes
-    stages.append(Stage("classes", "classes", 1, channels, classes, 1, 1, None, weights, weights))
+    stages.append(
+        Stage("classes", "classes", 1, channels, classes, 1, 1, None, weights, weights, weights)
+    )
     return tuple(stages)
 
 
@@ -150,10 +154,17 @@ def convolution(
     }[kind]
     # BatchNorm learns a shift a channel and, where no 1x1 convolution could do it, a scale.
     own = leave if repeats is not None else weights + leave * (1 if kind == "separable" else 2)
+    numbers = 2 * leave + (0 if repeats is not None else weights)
     after = size - window + 1
-    return Stage(name, kind, window, enter, leave, size, after, repeats, own, weights * after**2)
+    macs = weights * after**2
+    return Stage(name, kind, window, enter, leave, size, after, repeats, own, macs, numbers)
 
 
 def total(stages: list[Stage] | tuple[Stage, ...]) -> tuple[int, int]:
     """Parameters and multiply-accumulates of all stages together."""
     return sum(stage.parameters for stage in stages), sum(stage.macs for stage in stages)
+
+
+def stored(stages: list[Stage] | tuple[Stage, ...]) -> int:
+    """The numbers of all stages that a device stores."""
+    return sum(stage.stored for stage in stages)

@@ -59,17 +59,25 @@ def quantize(
     Raises:
         Misuse: the images are none of that kind, or the network's sums don't fit 32 bits.
     """
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIZE, SIZE):
-        raise Misuse(f"Calibrate on uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}.")
-    if not len(images):
-        raise Misuse("Calibrate on one image at least.")
+    ranges = measure_ranges(model, images)
+    return round_network(model, ranges, temperature, activation_bits, weight_bits)
+
+
+def round_network(
+    model: Network,
+    ranges: list[float],
+    temperature: float = 1.0,
+    activation_bits: int = 8,
+    weight_bits: int = 8,
+) -> IntegerNetwork:
+    """`quantize` for a network whose `measure_ranges` is known."""
     mean, std = float(np.float32(model.mean)), float(np.float32(model.std))
     description = Description(model.layers, model.class_names, mean, std)
     *stages, average, classes = description.plan()
     most = 2**activation_bits - 1
     uses: dict[int, list[Use]] = {}  # of each convolution, by the stage that it belongs to
     step, zero, largest = 1 / (255 * std), -mean / std, 255  # a pixel is worth q * step + zero
-    for i, (stage, ceiling) in enumerate(zip(stages, ceilings(model, images), strict=True)):
+    for i, (stage, ceiling) in enumerate(zip(stages, ranges, strict=True)):
         if stage.kind != "pool":
             owner = i if stage.repeats is None else stage.repeats
             norm = fold(model.features[i][1])  # pyright: ignore[reportIndexIssue]
@@ -112,8 +120,20 @@ class Use(NamedTuple):
 
 
 @torch.no_grad()
-def ceilings(model: Network, images: np.ndarray) -> list[float]:
-    """The upper end of each stage's activations: all but the share OUTLIERS lie below."""
+def measure_ranges(model: Network, images: np.ndarray) -> list[float]:
+    """The upper end of each stage's activations: all but the share OUTLIERS lie below.
+
+    Args:
+        model: the network; it is not changed.
+        images: uint8 (N, 28, 28).
+
+    Raises:
+        Misuse: the images are none of that kind.
+    """
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIZE, SIZE):
+        raise Misuse(f"Calibrate on uint8 (N, {SIZE}, {SIZE}), not {images.dtype} {images.shape}.")
+    if not len(images):
+        raise Misuse("Calibrate on one image at least.")
     device = model.classes.weight.device
     was_training = model.training
     model.eval()

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tinydigits.config import Config, preset
+from tinydigits.config import PAPER_AND_INK, Config, preset
 from tinydigits.files import Failure, Misuse
 from tinydigits.lab.certify import (
     Backend,
@@ -36,6 +36,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
         "Muon for the convolutions inside, SGD at 0.1 for the rest",
         {"muon_rate": 0.05, "learning_rate": 0.1},
     ),
+    ("grey paper and pale ink in half of the digits", {**PAPER_AND_INK}),
 )
 """What turns `baseline` into `classic`, in this order: in words, and as fields of `Config`."""
 

@@ -15,20 +15,23 @@ from tqdm import tqdm
 
 from tinydigits.config import (
     ACCURACY_GOAL,
+    BEARS,
+    BUDGETS,
     CLAIMS,
     EPOCH_GOAL,
     PARAMETER_GOAL,
+    PRESETS,
     Config,
     preset,
 )
 from tinydigits.evaluation import evaluate
 from tinydigits.files import Failure, Misuse, read_json, reason, say, write_atomically, write_json
 from tinydigits.lab import damage
-from tinydigits.layers import total
+from tinydigits.layers import stored, total
 from tinydigits.machine import choose_device, count_cores, describe_machine, precision_name
 from tinydigits.model import model_bytes
 from tinydigits.modelfile import summarise
-from tinydigits.quantise import CALIBRATION, quantize
+from tinydigits.quantise import CALIBRATION, measure_ranges, round_network
 from tinydigits.training import epochs, first_epoch_over_goal, new_run
 
 Backend = Literal["local", "ray"]
@@ -197,9 +200,9 @@ def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
         pass
     assert run.evaluation is not None  # a run has one epoch or more
     weights = model_bytes(run.network, config.name)
-    calibration = run.dataset.train_images[:CALIBRATION]
+    ranges = measure_ranges(run.network, run.dataset.train_images[:CALIBRATION])
     integers = {
-        form: quantize(run.network, calibration, weight_bits=w, activation_bits=a)
+        form: round_network(run.network, ranges, weight_bits=w, activation_bits=a)
         for form, (w, a) in FORMS.items()
     }
     both = {"float": run.network, "integers": integers[SHIPPED_FORM]}
@@ -271,14 +274,15 @@ def describe(accuracies: list[float]) -> dict[str, Any]:
 
 
 def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
-    """The three goals of the project and the preset's own claim, judged by the mean.
+    """The three goals of the project and the preset's own claims, judged by the mean.
 
     Returns:
         For each: what is asked, whether it holds, and what was measured.
     """
+    name = study["preset"]
     numbers, config = study["statistics"], Config.from_json({**study["config"], "seed": 0})
-    parameters, _ = total(summarise(config))
-    claim = CLAIMS.get(study["preset"])
+    stages = summarise(config)
+    parameters, _ = total(stages)
     mean = f"{numbers['mean']:.3f} %"
     rows = [
         (f"mean accuracy over {ACCURACY_GOAL} %", numbers["mean"] > ACCURACY_GOAL, mean),
@@ -289,9 +293,47 @@ def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
         ),
         (f"at most {EPOCH_GOAL} epochs", config.epochs <= EPOCH_GOAL, f"{config.epochs}"),
     ]
-    if claim is not None:
-        rows.append((f"own claim: mean of at least {claim:.2f} %", numbers["mean"] >= claim, mean))
+    if name not in CLAIMS:
+        return rows
+    kept, budget = stored(stages), BUDGETS[name]
+    rows.append(
+        (
+            f"own claim: under {budget:,}, whether parameters or stored numbers are counted",
+            max(parameters, kept) < budget,
+            f"{parameters:,} and {kept:,}",
+        )
+    )
+    both = {"float": numbers, "integers": study["integers"].get(SHIPPED_FORM)}
+    claims = [("the test digits", CLAIMS[name], both)]
+    claims += [
+        (met, least, study["raw"].get(met, {})) for met, least in BEARS.get(name, {}).items()
+    ]
+    for met, least, found in claims:
+        for kind in both:
+            mean = found[kind]["mean"] if found.get(kind) else math.nan
+            asked = f"own claim: {met}, {kind}: mean of at least {least:.2f} %"
+            measured = "not measured" if math.isnan(mean) else f"{mean:.3f} %"
+            rows.append((asked, mean >= least, measured))
     return rows
+
+
+def update_presets(path: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Write rows about presets to a file, each with the commit; rows about others stay.
+
+    Returns:
+        What the file then holds: the rows in the order of the presets, under "presets".
+
+    Raises:
+        Failure: the file is there, and none of ours.
+    """
+    try:
+        before = read_json(path)["presets"] if path.exists() else {}
+        rows = before | {name: {"commit": commit(), **row} for name, row in rows.items()}
+        updated = {"presets": {name: rows[name] for name in PRESETS if name in rows}}
+    except (KeyError, TypeError) as error:
+        raise Failure(f"{path} holds no rows of presets ({reason(error)}): remove it.") from error
+    write_json(path, updated)
+    return updated
 
 
 def require_clean_tree() -> None:

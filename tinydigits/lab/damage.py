@@ -59,21 +59,17 @@ def thinner(images: np.ndarray, pixels: float) -> np.ndarray:
 def thicker(images: np.ndarray, pixels: float) -> np.ndarray:
     """Strokes that gain so many pixels of their width: the brightest of a disc's pixels.
 
-    Taken on images four times as wide and high, so that parts of pixels count.
+    Each pixel is cut into 4x4, so that parts of pixels count.
     """
     fine = 4
     radius = round(fine * pixels / 2)
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     disc = (x**2 + y**2 <= (radius + 0.5) ** 2)[None]
     grown = np.empty_like(images)
-    for i in range(0, len(images), 500):
-        large = ndimage.zoom(
-            images[i : i + 500].astype(np.float32), (1, fine, fine), order=1, grid_mode=True,
-            mode="nearest",
-        )  # fmt: skip
+    for i in range(0, len(images), 500):  # not all at once: they take 16 times the memory
+        large = images[i : i + 500].repeat(fine, axis=1).repeat(fine, axis=2)
         large = ndimage.grey_dilation(large, footprint=disc, mode="nearest")
-        n, height, width = large.shape
-        parts = large.reshape(n, height // fine, fine, width // fine, fine)
+        parts = large.reshape(-1, images.shape[1], fine, images.shape[2], fine)
         grown[i : i + 500] = to_bytes(parts.mean(axis=(2, 4)))
     return grown
 

@@ -11,8 +11,8 @@ from tinydigits import runs
 from tinydigits.config import preset
 from tinydigits.data import Mnist, held_out, load_mnist
 from tinydigits.evaluation import Evaluation, evaluate
-from tinydigits.files import write_atomically, write_json
-from tinydigits.lab.certify import commit
+from tinydigits.files import write_atomically
+from tinydigits.lab.certify import update_presets
 from tinydigits.model import Network, load_model
 from tinydigits.modelfile import SHIPPED, find_model
 from tinydigits.quantise import CALIBRATION, fit_temperature, quantize
@@ -35,15 +35,13 @@ def make_integers(
         weights: the folder for the .tdq files.
 
     Returns:
-        What integers.json holds: a row for each preset.
+        What integers.json holds: a row for each preset. Those of others stay as they were.
 
     Raises: as `tinydigits.train` and `tinydigits.quantize`.
     """
     mnist = load_mnist()
     rows = {name: make_integer(name, twins / name, mnist, weights) for name in names}
-    made = {"commit": commit(), "presets": rows}
-    write_json(results / "integers.json", made)
-    return made
+    return update_presets(results / "integers.json", rows)
 
 
 def make_integer(name: str, folder: Path, mnist: Mnist, weights: Path) -> dict[str, Any]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinydigits.config import ACCURACY_GOAL, PRESETS, preset
 from tinydigits.files import Failure, read_json, reason, write_atomically
-from tinydigits.layers import total
+from tinydigits.layers import stored, total
 from tinydigits.modelfile import summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 
 def write_tables(results: Path, readme: Path) -> list[Path]:
@@ -27,15 +29,21 @@ def write_tables(results: Path, readme: Path) -> list[Path]:
             is written.
     """
     from tinydigits.figures import save
+    from tinydigits.lab import stress
 
     texts: dict[Path, str] = {}
     for path, name, rows in all_tables(results, readme):
         texts[path] = replace_table(texts.get(path) or read_text(path), name, rows)
     for path, text in texts.items():
         write_atomically(path, text)
-    picture = readme.parent / "docs" / "ladder.png"
-    save(figure(read_studies(results), read_json(results / "others.json")["accuracy"]), picture)
-    return [*texts, picture]
+    others = read_json(results / "others.json")["accuracy"]
+    pictures = {
+        readme.parent / "docs" / "ladder.png": figure(read_studies(results), others),
+        readme.parent / "docs" / "stress.png": timings(results, "stress", stress.figure),
+    }
+    for path, picture in pictures.items():
+        save(picture, path)
+    return [*texts, *pictures]
 
 
 def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
@@ -48,6 +56,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         integers,
         judge,
         pictures,
+        stress,
         threads,
     )
 
@@ -59,8 +68,12 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     return [
         (readme, "ladder", short_table(studies)),
         (docs / "results.md", "ladder", ladder_table(studies)),
+        (docs / "results.md", "forms", forms_table(studies)),
+        (docs / "results.md", "raw", raw_table(studies)),
+        (readme.parent / "MODEL_CARD.md", "stress", timings(results, "stress", stress.table)),
         (docs / "results.md", "others", others_table(others["accuracy"])),
         (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
+        (docs / "lab-notebook.md", "paper", paper_table(results / "paper.json")),
         (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
         (docs / "from-baseline-to-classic.md", "ablation", changes),
         (performance, "speed", timings(results, "benchmark", benchmark.speed_table)),
@@ -77,8 +90,8 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     ]
 
 
-def timings(results: Path, command: str, table: Callable[[dict[str, Any]], str]) -> str:
-    """A table of what a command of the laboratory timed.
+def timings(results: Path, command: str, table: Callable[[dict[str, Any]], T]) -> T:
+    """A table or a figure of what a command of the laboratory measured.
 
     Raises:
         Failure: its result is missing, or another version wrote it.
@@ -175,28 +188,87 @@ def others_table(others: list[dict[str, Any]]) -> str:
 
 def ladder_table(studies: list[dict[str, Any]]) -> str:
     """The studies as a Markdown table."""
-    from tinydigits.lab.certify import trained_on
+    from tinydigits.lab.certify import SHIPPED_FORM, trained_on
 
     lines = [
-        "| preset | parameters | MACs | epochs | accuracy %, mean ± sd (n) | lowest "
-        f"| over {ACCURACY_GOAL} % |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| preset | parameters | stored | MACs | epochs | accuracy %, mean ± sd (n) | in integers "
+        f"| lowest | over {ACCURACY_GOAL} % |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for study in studies:
         numbers = study["statistics"]
-        parameters, macs = total(summarise(preset(study["preset"])))
+        stages = summarise(preset(study["preset"]))
+        parameters, macs = total(stages)
         lines.append(
-            f"| `{study['preset']}` | {parameters:,} "
-            f"| {macs:,} | {study['config']['epochs']} "
-            f"| {numbers['mean']:.3f} ± {numbers['sd']:.3f} ({numbers['n']}) "
+            f"| `{study['preset']}` | {parameters:,} | {stored(stages):,} "
+            f"| {macs:,} | {study['config']['epochs']} | {spread(numbers)} ({numbers['n']}) "
+            f"| {spread(study['integers'].get(SHIPPED_FORM))} "
             f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
     trained = {trained_on(study) for study in studies}
     lines.append("")
     lines.append(
-        "Measured on the test set in float32 after the last epoch, for the seeds 0 to n - 1, none "
-        f"left out. Trained on {' and '.join(sorted(trained))}."
+        "Measured on the test set after the last epoch, in float32 and in integers of 8 bits, for "
+        'the seeds 0 to n - 1, none left out; "-" is not measured yet. Trained on '
+        f"{' and '.join(sorted(trained))}."
     )
+    return "\n".join(lines)
+
+
+def spread(numbers: dict[str, Any] | None) -> str:
+    """Mean and standard deviation of some accuracies, or a dash where they were not measured."""
+    if not numbers:
+        return "-"
+    return f"{numbers['mean']:.3f}" + ("" if numbers["n"] == 1 else f" ± {numbers['sd']:.3f}")
+
+
+def forms_table(studies: list[dict[str, Any]]) -> str:
+    """What fewer bits cost, as Markdown: mean accuracies of the seeds' integer networks."""
+    from tinydigits.lab.certify import FORMS
+
+    titles = [f"weights of {w} bits, activations of {a}" for w, a in FORMS.values()]
+    lines = [f"| preset | float | {' | '.join(titles)} |", "|---" + "|--:" * (len(FORMS) + 1) + "|"]
+    for study in studies:
+        cells = [study["statistics"], *(study["integers"].get(form) for form in FORMS)]
+        lines.append(f"| `{study['preset']}` | {' | '.join(map(spread, cells))} |")
+    return "\n".join(lines)
+
+
+def raw_table(studies: list[dict[str, Any]]) -> str:
+    """Mean accuracies on unprepared digits, and what the training did about it, as Markdown."""
+    from tinydigits.lab.certify import RAW
+
+    titles = [f"{name}{kind}" for name in RAW for kind in ("", ", integers")]
+    lines = [
+        f"| preset | paper to, ink down to | {' | '.join(titles)} |",
+        "|---|---" + "|--:" * len(titles) + "|",
+    ]
+    for study in studies:
+        config, raw = study["config"], study["raw"]
+        learnt = f"{config['paper']:.0%}, {1 - config['fading']:.0%}" if config["paper"] else "raw"
+        cells = [raw.get(name, {}).get(kind) for name in RAW for kind in ("float", "integers")]
+        lines.append(f"| `{study['preset']}` | {learnt} | {' | '.join(map(spread, cells))} |")
+    return "\n".join(lines)
+
+
+def paper_table(path: Path) -> str:
+    """The trainings by which paper and ink were decided on, as Markdown: held-out digits."""
+    from tinydigits.lab.certify import describe
+
+    lines = [
+        "| preset | layers | paper to, ink down to | accuracy %, mean ± sd (n) | paper of 10 % |",
+        "|---|---|---|--:|--:|",
+    ]
+    for row in read_json(path)["trainings"]:
+        learnt = f"{row['paper']:.0%}, {1 - row['fading']:.0%}" if row["paper"] else "raw"
+        seeds = row["seeds"]
+        numbers, grey = (
+            describe([seed[key] for seed in seeds]) for key in ("accuracy", "paper of 10 %")
+        )
+        lines.append(
+            f"| `{row['preset']}` | {' '.join(row['layers'])} | {learnt} "
+            f"| {spread(numbers)} ({numbers['n']}) | {grey['mean']:.2f} |"
+        )
     return "\n".join(lines)
 
 

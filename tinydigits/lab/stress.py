@@ -1,0 +1,159 @@
+"""What the shipped networks bear: accuracy on damaged digits, by kind and by strength."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from tinydigits.data import load_mnist
+from tinydigits.evaluation import evaluate
+from tinydigits.integer import load
+from tinydigits.lab import damage
+from tinydigits.lab.certify import update_presets
+from tinydigits.machine import count_cores
+from tinydigits.model import load_model
+from tinydigits.modelfile import find_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Stress(NamedTuple):
+    """One kind of damage, at several strengths."""
+
+    harm: Callable[[np.ndarray, float], np.ndarray]
+    amounts: tuple[float, ...]
+    unit: str
+    """What an amount is, for the axis of the figure."""
+    none: float = 0.0
+    """The amount that changes nothing."""
+    typical: float = 0.0
+    """The amount that the table shows."""
+
+
+STRESSES = {
+    "grey paper": Stress(damage.grey_paper, (0.05, 0.1, 0.15, 0.2, 0.3), "of white", typical=0.1),
+    "pale ink": Stress(damage.pale_ink, (0.25, 0.5, 0.75), "of the ink gone", typical=0.5),
+    "noise": Stress(damage.noise, (0.05, 0.1, 0.2, 0.3), "of white, sd", typical=0.1),
+    "blur": Stress(damage.blur, (0.5, 1.0, 1.5, 2.0), "pixels, sigma", typical=1.0),
+    "shift": Stress(damage.shift, (1.0, 2.0, 3.0, 4.0), "pixels", typical=2.0),
+    "rotation": Stress(damage.rotation, (10.0, 20.0, 30.0, 40.0), "degrees", typical=20.0),
+    "scale": Stress(damage.scale, (0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3), "times", 1.0, 0.8),
+    "thinner strokes": Stress(damage.thinner, (0.5, 1.0, 1.5), "pixels off", typical=1.0),
+    "thicker strokes": Stress(damage.thicker, (0.5, 1.0, 2.0, 3.0), "pixels on", typical=2.0),
+}
+"""All that is measured."""
+CLEAN = ("", 0.0)
+"""No kind of damage, of no strength."""
+
+
+def stress(
+    names: tuple[str, ...], results: Path, jobs: int = 0, digits: int = 10_000
+) -> dict[str, Any]:
+    """Measure float and integer networks on damaged test digits and write stress.json.
+
+    Args:
+        names: the presets.
+        results: the folder for stress.json.
+        jobs: how many strengths of damage to measure side by side, 0 for one per core.
+        digits: how many test digits.
+
+    Returns:
+        What the file holds, for each preset: commit, digits, the SHA-256 of its two files, the
+        accuracy (%) of both on clean digits, and for each kind of damage a row per amount. Those
+        of presets that are not named stay as they were.
+    """
+    work = [CLEAN]
+    work += [(kind, amount) for kind, stress in STRESSES.items() for amount in stress.amounts]
+    measured: Any = Parallel(jobs or count_cores(), return_as="generator")(
+        delayed(measure)(names, kind, amount, digits) for kind, amount in work
+    )
+    accuracies = dict(zip(work, tqdm(measured, "stress", len(work)), strict=True))
+    rows = {
+        name: {
+            "digits": digits,
+            "sha256": files_of(name),
+            "clean": accuracies[CLEAN][name],
+            "damaged": {
+                kind: [{"amount": a, **accuracies[kind, a][name]} for a in stress.amounts]
+                for kind, stress in STRESSES.items()
+            },
+        }
+        for name in names
+    }
+    return update_presets(results / "stress.json", rows)
+
+
+def measure(
+    names: tuple[str, ...], kind: str, amount: float, digits: int
+) -> dict[str, dict[str, float]]:
+    """The accuracies (%) of each preset's two networks on digits with one damage, or with none."""
+    mnist = load_mnist()
+    images, labels = mnist.test_images[:digits], mnist.test_labels[:digits]
+    if kind:
+        images = STRESSES[kind].harm(images, amount)
+    return {
+        name: {
+            "float": evaluate(load_model(name), images, labels).accuracy,
+            "integers": evaluate(load(name), images, labels).accuracy,
+        }
+        for name in names
+    }
+
+
+def files_of(name: str) -> dict[str, str]:
+    """The SHA-256 of the files of a preset's two networks, by their suffix."""
+    return {
+        suffix: hashlib.sha256(find_model(name, suffix).read_bytes()).hexdigest()
+        for suffix in (".safetensors", ".tdq")
+    }
+
+
+def table(measured: dict[str, Any]) -> str:
+    """Accuracy at a typical strength of each damage, float and integers, as Markdown."""
+    titles = [f"{kind}: {stress.typical:g} {stress.unit}" for kind, stress in STRESSES.items()]
+    lines = [f"| preset | none | {' | '.join(titles)} |", "|---" + "|--:" * (len(titles) + 1) + "|"]
+    rows = measured["presets"]
+    for name, row in rows.items():
+        cells = [row["clean"]]
+        for kind, stress in STRESSES.items():
+            cells += [r for r in row["damaged"][kind] if r["amount"] == stress.typical]
+        shown = [f"{cell['float']:.1f} / {cell['integers']:.1f}" for cell in cells]
+        lines.append(f"| `{name}` | {' | '.join(shown)} |")
+    digits = {f"{row['digits']:,}" for row in rows.values()}
+    lines.append(
+        f"\nAccuracy of the shipped networks in percent, float / integers, on "
+        f"{' and '.join(sorted(digits))} test digits, without `prepare`."
+    )
+    return "\n".join(lines)
+
+
+def figure(measured: dict[str, Any]) -> Figure:
+    """Accuracy against strength, a panel for each damage: lines for float, dots for integers."""
+    from tinydigits.figures import FAINT, Picture
+
+    drawing = Picture(10, 9.5)
+    panels = drawing.subplots(3, 3, sharey=True).flat
+    for axes, (kind, stress) in zip(panels, STRESSES.items(), strict=True):
+        for i, (name, row) in enumerate(measured["presets"].items()):
+            points = [{"amount": stress.none, **row["clean"]}, *row["damaged"][kind]]
+            points.sort(key=lambda point: point["amount"])
+            amounts = [point["amount"] for point in points]
+            colour, width = f"C{i}", 2.0 if name == "classic" else 1.0
+            axes.plot(
+                amounts, [point["float"] for point in points], color=colour, linewidth=width,
+                label=name,
+            )  # fmt: skip
+            axes.plot(amounts, [point["integers"] for point in points], ".", color=colour)
+        axes.set(title=kind, xlabel=stress.unit, ylim=(50, 101))
+        axes.grid(color=FAINT)
+    drawing.supylabel("accuracy, %")
+    handles, labels = drawing.axes[0].get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside lower center", ncols=9, frameon=False)
+    return drawing
