@@ -11,9 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tinydigits.cli import main
 from tinydigits.data import Mnist, load_mnist
+
+settings.register_profile("unhurried", deadline=None)  # on a busy one anything may take long
+settings.load_profile("unhurried")
 
 PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tinydigits import preset
-from tinydigits.batches import Digits, distort, shade, shuffled_batches
+from tinydigits.batches import Digits, augment, distort, shade, shuffled_batches
 from tinydigits.data import MEAN, STD
 from tinydigits.model import normalise
 
@@ -86,10 +86,7 @@ def test_it_costs_less_than_a_fifth_of_a_training_step() -> None:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    def augment() -> torch.Tensor:
-        return shade(distort(images, config), config)
-
-    assert shortest(augment) < shortest(step) / 5
+    assert shortest(lambda: augment(images, config)) < shortest(step) / 5
 
 
 # ----------------------------------------------------------------------------- paper and ink
@@ -126,7 +123,24 @@ def test_the_same_half_loses_up_to_its_share_of_the_ink(halves: torch.Tensor) ->
     left = (ink - paper) / (1 - paper)  # of the ink
     assert left[paper > 1e-6].mean() == pytest.approx(0.8, abs=0.02)
     assert 0.6 - 1e-5 <= left.min() < 0.61
-    torch.testing.assert_close(left[paper.abs() <= 1e-6], torch.ones(int((paper <= 1e-6).sum())))
+    untouched = paper <= 1e-6
+    torch.testing.assert_close(left[untouched], torch.ones(int(untouched.sum())))
+
+
+def test_ink_fades_on_paper_that_stays(halves: torch.Tensor) -> None:
+    paper, ink = shaded(halves, 0.0, 0.4)
+    assert paper.abs().max() < 1e-6
+    assert 0.45 < (ink < 1 - 1e-6).float().mean() < 0.55
+    assert 0.6 - 1e-5 <= ink.min() < 0.61
+
+
+def test_other_data_are_shaded_by_their_own_mean_and_spread() -> None:
+    config = dataclasses.replace(STILL, paper=0.3)
+    white = torch.full((500, 1, 28, 28), (1 - 0.5) / 0.2)
+    torch.testing.assert_close(augment(white, config, 0.5, 0.2), white)
+    paper = augment(torch.full((500, 1, 28, 28), -0.5 / 0.2), config, 0.5, 0.2) * 0.2 + 0.5
+    assert paper.min() == pytest.approx(0, abs=1e-6)
+    assert 0.28 < paper.max() <= 0.3 + 1e-6
 
 
 def test_paper_and_ink_are_drawn_apart(halves: torch.Tensor) -> None:

@@ -46,6 +46,7 @@ def cheap(clean_tree: None, monkeypatch: pytest.MonkeyPatch) -> str:
 
     monkeypatch.setitem(config.PRESETS, "cheap", cheap)
     monkeypatch.setitem(config.CLAIMS, "cheap", 5.0)
+    monkeypatch.setitem(config.BUDGETS, "cheap", 1000)
     return "cheap"
 
 
@@ -181,6 +182,18 @@ def test_an_early_study_that_names_one_commit_is_continued(
     study = certify(no_training, 3, jobs=1, folder=tmp_path)
     assert [row["commit"] for row in study["seeds"]] == ["early", "early", "c0ffee"]
     assert "commit" not in study
+
+
+def test_a_complete_study_of_float_networks_alone_is_judged(
+    no_training: str, tmp_path: Path
+) -> None:
+    certify(no_training, 2, jobs=1, folder=tmp_path)
+    path = tmp_path / "cheap.json"
+    study = read_json(path)
+    path.write_text(json.dumps({k: v for k, v in study.items() if k not in ("integers", "raw")}))
+    asked, holds, found = verdicts(certify(no_training, 2, jobs=1, folder=tmp_path))[-1]
+    assert asked.startswith("own claim: the test digits, integers")
+    assert (holds, found) == (False, "not measured")
 
 
 def test_a_commit_that_is_made_while_seeds_train_is_not_theirs(
@@ -336,8 +349,9 @@ def test_what_a_preset_bears_is_measured() -> None:
 @pytest.mark.parametrize("name", config.CLAIMS)
 def test_integers_reach_what_the_preset_claims(name: str) -> None:
     study = read_study(ROOT / "results" / f"{name}.json")
-    if study["integers"]:
-        assert study["integers"][SHIPPED_FORM]["mean"] >= config.CLAIMS[name]
+    if not study["integers"]:
+        pytest.skip("certified before integers were measured")
+    assert study["integers"][SHIPPED_FORM]["mean"] >= config.CLAIMS[name]
 
 
 def test_the_default_preset_passes_the_goal_with_nearly_every_seed() -> None:
@@ -388,11 +402,13 @@ def test_a_preset_without_a_claim_is_judged_by_the_goals_alone() -> None:
     assert len(verdicts(study_of("baseline", 99.0, 99.0))) == 3
 
 
-def test_rows_of_other_presets_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_other_presets_stay(tmp_path: Path) -> None:
     path = tmp_path / "some.json"
-    for now, rows in (("first", {"dash": {"x": 1}, "classic": {"x": 1}}), ("second", {"dash": {}})):
-        monkeypatch.setattr(module, "commit", lambda now=now: now)
-        made = update_presets(path, rows)
+    for code, rows in (
+        ("first", {"dash": {"x": 1}, "classic": {"x": 1}}),
+        ("second", {"dash": {}}),
+    ):
+        made = update_presets(path, rows, code)
     assert made == read_json(path)
     assert list(made["presets"]) == ["classic", "dash"]
     assert made["presets"] == {"classic": {"commit": "first", "x": 1}, "dash": {"commit": "second"}}
@@ -402,5 +418,5 @@ def test_a_file_without_rows_of_presets_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     path.write_text("[]")
     with pytest.raises(Failure, match=r"some\.json holds no rows of presets"):
-        update_presets(path, {"dash": {}})
+        update_presets(path, {"dash": {}}, None)
     assert path.read_text() == "[]"

@@ -121,6 +121,8 @@ def test_the_package_is_the_command(tmp_path: Path):
         (["data", "--data", "/nowhere"], "The data folder /nowhere is not a folder"),
         (["train", "--layers", "conv3:4", "conv3:5", "again"], "as many channels going out as"),
         (["lab", "certify", "classic", "--seeds", "1"], "at least 2 seeds"),
+        (["lab", "stress", "classical"], "There is no preset 'classical'"),
+        (["lab", "stress", "tiny1k", "--digits", "0"], "on 1 to 10,000 digits"),
         (["lab", "ablation", "--folder", "/nowhere"], "run tinydigits lab certify baseline first"),
     ],
 )

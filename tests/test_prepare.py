@@ -74,7 +74,7 @@ def random_crop(rng: np.random.Generator) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 2**32 - 1), paper=st.none() | st.integers(0, 255))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_c_gives_the_bits_of_numpy(in_c: Prepare, seed: int, paper: int | None) -> None:
     crop = random_crop(np.random.default_rng(seed))
     image = prepare(crop, paper)

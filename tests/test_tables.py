@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tinydigits import Failure
 from tinydigits.lab import tables
+from tinydigits.lab.certify import FORMS, RAW
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -24,7 +26,7 @@ def test_the_documents_have_no_marks_that_no_table_belongs_to() -> None:
     made = {(path, name) for path, name, _ in tables.all_tables(RESULTS, ROOT / "README.md")}
     there = {
         (path, line.removeprefix("<!-- ").removesuffix(": begin -->"))
-        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.startswith("<!-- ") and line.endswith(": begin -->")
     }
@@ -40,6 +42,38 @@ def test_every_network_of_others_has_its_figure_and_where_it_was_read() -> None:
             *(row["label"], f"{row['parameters']:,}", f"{row['accuracy']:.2f}", row["source"])
         ]
         assert row["source"].strip()
+
+
+def study_with(paper: float, fading: float, integers: bool) -> dict[str, Any]:
+    numbers = {"n": 2, "mean": 99.5, "sd": 0.25}
+    study = {"preset": "dash", "config": {"paper": paper, "fading": fading}, "statistics": numbers}
+    raw = {name: {"float": numbers, "integers": numbers | {"mean": 98.5}} for name in RAW}
+    forms = {form: numbers | {"mean": 99.0} for form in FORMS}
+    return study | ({"integers": forms, "raw": raw} if integers else {"integers": {}, "raw": {}})
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_tables_of_integers_and_of_paper_show_what_was_measured_and_what_was_not() -> None:
+    studies = [study_with(0.3, 0.4, True), study_with(0, 0, False)]
+    _, _, measured, missing = map(cells, tables.forms_table(studies).splitlines())
+    assert measured == ["`dash`", "99.500 ± 0.250", *["99.000 ± 0.250"] * len(FORMS)]
+    assert missing == ["`dash`", "99.500 ± 0.250", *["-"] * len(FORMS)]
+    _, _, measured, missing = map(cells, tables.raw_table(studies).splitlines())
+    assert measured == ["`dash`", "30 %, 60 %", *["99.500 ± 0.250", "98.500 ± 0.250"] * len(RAW)]
+    assert missing == ["`dash`", "no", *["-"] * 2 * len(RAW)]
+
+
+def test_the_table_of_held_out_trainings_gives_the_mean_of_the_seeds(tmp_path: Path) -> None:
+    seeds = [{"accuracy": a, "paper of 10 %": a - 1} for a in (99.0, 99.5)]
+    row = {"preset": "dash", "layers": ["conv3:2", "pool"], "paper": 0.15, "fading": 0.2}
+    rows = [row | {"seeds": seeds}, row | {"seeds": seeds[:1], "paper": 0, "fading": 0}]
+    (tmp_path / "paper.json").write_text(json.dumps({"trainings": rows}))
+    _, _, two, one = map(cells, tables.paper_table(tmp_path / "paper.json").splitlines())
+    assert two == ["`dash`", "conv3:2 pool", "15 %, 80 %", "99.250 ± 0.354 (2)", "98.25"]
+    assert one == ["`dash`", "conv3:2 pool", "no", "99.000 (1)", "98.00"]
 
 
 def test_only_what_is_between_the_marks_is_replaced() -> None:
@@ -76,11 +110,12 @@ def test_all_tables_are_written_and_the_figure_is_drawn(tmp_path: Path) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->\n")
     written = tables.write_tables(results, readme)
-    assert {*written} == {path for path, _, _ in made} | {tmp_path / "docs" / "ladder.png"}
+    drawn = {tmp_path / "docs" / name for name in ("ladder.png", "stress.png")}
+    assert {*written} == {path for path, _, _ in made} | drawn
     for path, _, table in made:
         assert table in path.read_text(encoding="utf-8")
-    assert all("old\n" not in path.read_text(encoding="utf-8") for path in written[:-1])
-    assert written[-1].read_bytes().startswith(b"\x89PNG")
+    assert all("old\n" not in path.read_text(encoding="utf-8") for path in {*written} - drawn)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
 def test_the_figure_shows_every_study_and_every_network_of_others() -> None:

@@ -11,6 +11,7 @@ from tinydigits import (
     Config,
     Failure,
     Mnist,
+    batches,
     build_model,
     datasets,
     normalise,
@@ -81,9 +82,9 @@ def test_shapes_are_left_alone_at_the_end_and_paper_and_ink_are_not(
 ):
     calls: list[str] = []
     for name in ("distort", "shade"):
-        real = getattr(training, name)
+        real = getattr(batches, name)
         monkeypatch.setattr(
-            training, name, lambda *all, real=real, name=name: calls.append(name) or real(*all)
+            batches, name, lambda *all, real=real, name=name: calls.append(name) or real(*all)
         )
     config = dataclasses.replace(
         SMALL, epochs=1, batch_size=50, rotation=5, plain_end=0.4, paper=0.2

@@ -59,9 +59,30 @@ def shuffled_batches(digits: Digits, batch_size: int, seed: int, epoch: int) -> 
     )
 
 
-def distorts(config: Config) -> bool:
-    """Whether `distort` would do anything."""
-    return bool(config.rotation or config.scale or config.shear or config.shift)
+def augment(
+    images: torch.Tensor,
+    config: Config,
+    mean: float = MEAN,
+    std: float = STD,
+    plain: bool = False,
+) -> torch.Tensor:
+    """What training does to a batch before the network sees it, as far as `config` asks for it.
+
+    Args:
+        images: normalised, float32 (B, 1, 28, 28).
+        config: as for `distort` and `shade`.
+        mean: with which they were normalised; with `std` it says what paper is.
+        std: the same.
+        plain: leave the shapes alone.
+
+    Returns:
+        float32 (B, 1, 28, 28); `images` itself where nothing is asked for.
+    """
+    if (config.rotation or config.scale or config.shear or config.shift) and not plain:
+        images = distort(images, config, mean, std)
+    if config.paper or config.fading:
+        images = shade(images, config, mean, std)
+    return images
 
 
 def distort(
@@ -92,11 +113,6 @@ def distort(
     grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), False)
     paper = -mean / std
     return F.grid_sample(images - paper, grid, align_corners=False).add_(paper)
-
-
-def shades(config: Config) -> bool:
-    """Whether `shade` would do anything."""
-    return bool(config.paper or config.fading)
 
 
 def shade(

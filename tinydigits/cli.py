@@ -271,7 +271,7 @@ def certify(
 ) -> None:
     """Train a preset from many seeds and judge its claims; an interrupted study goes on.
 
-    The exit code is 1 where the preset misses its own claim or, if it has none, a goal.
+    The exit code is 1 where the preset misses one of its own claims or, if it has none, a goal.
 
     Args:
         preset_name: The preset's name (see: tinydigits presets).
@@ -293,7 +293,7 @@ def certify(
     rows = verdicts(study)
     for asked, holds, measured in rows:
         print(f"{'PASS' if holds else 'FAIL'} {asked}: {measured}")
-    # A small network claims less than the project's goals; its own claim then decides.
+    # A small network claims less than the project's goals; its own claims then decide.
     if not all(holds for _, holds, _ in rows[3:] or rows):
         sys.exit(1)
 
@@ -345,7 +345,7 @@ def fashion(
 
 
 def tables(results: Path = RESULTS, readme: Path = Path("README.md")) -> None:
-    """Write the tables of the documents, and the figure, from the results.
+    """Write the tables of the documents, and their figures, from the results.
 
     Args:
         results: The folder with what the other commands of the lab wrote.

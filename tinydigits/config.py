@@ -340,7 +340,9 @@ def improved(name: str, layers: str, augmentation: float = 1.0, **changes: Any) 
 
 
 PAPER_AND_INK = {"paper": 0.3, "fading": 0.4}
-"""Grey paper and pale ink in training, for the presets that are to bear both."""
+"""Grey paper and pale ink in training, for the presets that are to bear both unprepared."""
+A_LITTLE_PAPER_AND_INK = {"paper": 0.15, "fading": 0.2}
+"""Half of it, for the presets to which all of it would cost accuracy on MNIST's own paper."""
 
 
 def classic() -> Config:
@@ -363,7 +365,6 @@ def tiny20k() -> Config:
         learning_rate=0.1,
         muon_rate=0.05,
         weight_decay=5e-4,
-        **PAPER_AND_INK,
     )
 
 
@@ -371,18 +372,17 @@ def tiny10k() -> Config:
     """The most accurate that we have with under 10,000 parameters."""
     return improved(
         "tiny10k",
-        "conv3:20 separable3:76 pool separable3:76 again again again",
+        "conv3:24 separable3:76 pool separable3:76 again again again",
         learning_rate=0.1,
         muon_rate=0.05,
         weight_decay=5e-4,
-        **PAPER_AND_INK,
     )
 
 
 def tiny4k() -> Config:
     """The most accurate that we have with under 4,000 parameters."""
     layers = "conv3:20 separable3:40 pool separable3:40 again again again"
-    return improved("tiny4k", layers, augmentation=0.6, **PAPER_AND_INK)
+    return improved("tiny4k", layers, augmentation=0.6)
 
 
 def tiny2k() -> Config:
@@ -411,6 +411,7 @@ def dash() -> Config:
         weight_decay=5e-4,
         plain_end=0,
         averaging=0.98,
+        **A_LITTLE_PAPER_AND_INK,
     )
 
 
@@ -448,7 +449,7 @@ CLAIMS = {
 }
 """The mean accuracy on the test set, in percent, that a preset claims to reach.
 
-It holds for the float network and for that of integers with 8 bits.
+It holds for the network of integers with 8 bits as well, where that was measured.
 """
 BUDGETS = dict.fromkeys(PRESETS, PARAMETER_GOAL) | {
     "tiny10k": 10_000,
@@ -459,11 +460,8 @@ BUDGETS = dict.fromkeys(PRESETS, PARAMETER_GOAL) | {
 """What a preset stays under, whether one counts its parameters or the numbers that are stored."""
 BEARS = {
     "classic": {"paper of 10 %": 99.3, "paper of 20 %": 99.0, "half the ink": 99.0},
-    "tiny20k": {"paper of 10 %": 99.3, "paper of 20 %": 99.0, "half the ink": 99.0},
-    "tiny10k": {"paper of 10 %": 99.3, "paper of 20 %": 99.0, "half the ink": 99.0},
-    "tiny4k": {"paper of 10 %": 99.0, "paper of 20 %": 98.5, "half the ink": 99.0},
 }
-"""The same on the test digits as a camera may see them, unprepared: what they meet, and percent."""
+"""The same on test digits that nobody prepared, by what was done to them: `lab.certify.RAW`."""
 
 
 def preset(name: str) -> Config:

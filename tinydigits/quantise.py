@@ -70,7 +70,18 @@ def round_network(
     activation_bits: int = 8,
     weight_bits: int = 8,
 ) -> IntegerNetwork:
-    """`quantize` for a network whose `measure_ranges` is known."""
+    """`quantize` for a network whose ranges are known.
+
+    Args:
+        model: the network; it is not changed.
+        ranges: as `measure_ranges` gives them.
+        temperature: as the rest, that of `quantize`.
+        activation_bits: 1 to 8.
+        weight_bits: 2 to 8.
+
+    Raises:
+        Misuse: the network's sums don't fit 32 bits.
+    """
     mean, std = float(np.float32(model.mean)), float(np.float32(model.std))
     description = Description(model.layers, model.class_names, mean, std)
     *stages, average, classes = description.plan()
@@ -89,7 +100,7 @@ def round_network(
         passes |= round_convolution(stages[owner], convolution, its_uses, weight_bits)
 
     # One scale for all rows, since logits are compared with each other.
-    weights = model.classes.weight.detach().double().cpu().numpy()[:, :, 0, 0]
+    weights = model.classes.weight.detach().cpu().double().numpy()[:, :, 0, 0]
     rounded, scale = round_rows(weights.reshape(1, -1), weight_bits)
     numbers = Pass(NO_TAPS, rounded.reshape(weights.shape), NO_TABLE, NO_TABLE)
     pixels = average.size_in**2
@@ -127,6 +138,9 @@ def measure_ranges(model: Network, images: np.ndarray) -> list[float]:
         model: the network; it is not changed.
         images: uint8 (N, 28, 28).
 
+    Returns:
+        A number above 0 for each stage but the last two, the average and the classes.
+
     Raises:
         Misuse: the images are none of that kind.
     """
@@ -155,7 +169,7 @@ def measure_ranges(model: Network, images: np.ndarray) -> list[float]:
 def fold(norm: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """BatchNorm in eval mode as a scale and a shift for each channel, float64."""
     mean, var, weight, bias = (
-        getattr(norm, name).detach().double().cpu().numpy()
+        getattr(norm, name).detach().cpu().double().numpy()
         for name in ("running_mean", "running_var", "weight", "bias")
     )
     scale = weight / np.sqrt(var + norm.eps)
@@ -181,7 +195,7 @@ def round_convolution(
 ) -> dict[int, Pass]:
     """The numbers of a convolution and of its repeats, by stage."""
     parts = convolution if isinstance(convolution, nn.Sequential) else [convolution]
-    floats = [part.weight.detach().double().cpu().numpy() for part in parts]  # pyright: ignore
+    floats = [part.weight.detach().cpu().double().numpy() for part in parts]  # pyright: ignore
     # (outputs, row, column, channel): the order in which the engine meets a window.
     rows = floats[-1].transpose(0, 2, 3, 1).reshape(stage.channels_out, -1)
     response = rows.sum(axis=1)

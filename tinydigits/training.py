@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from tinydigits.batches import Digits, distort, distorts, shade, shades, shuffled_batches
+from tinydigits.batches import Digits, augment, shuffled_batches
 from tinydigits.config import ACCURACY_GOAL, Config
 from tinydigits.datasets import Dataset, load_dataset
 from tinydigits.evaluation import Evaluation, evaluate
@@ -225,10 +225,8 @@ def train_step(
         and its log-probabilities (B, classes); both from before the update.
     """
     config = run.config
-    if distorts(config) and progress <= 1 - config.plain_end:
-        images = distort(images, config, run.model.mean, run.model.std)
-    if shades(config):  # to the last step: paper and ink are a device's, not a distortion
-        images = shade(images, config, run.model.mean, run.model.std)
+    plain = progress > 1 - config.plain_end
+    images = augment(images, config, run.model.mean, run.model.std, plain)
     for group in run.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * schedule(config, progress)
     precision = choose_precision(config, run.device)

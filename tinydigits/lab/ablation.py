@@ -36,7 +36,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
         "Muon for the convolutions inside, SGD at 0.1 for the rest",
         {"muon_rate": 0.05, "learning_rate": 0.1},
     ),
-    ("grey paper and pale ink in half of the digits", {**PAPER_AND_INK}),
+    ("grey paper and pale ink in half of the digits", PAPER_AND_INK),
 )
 """What turns `baseline` into `classic`, in this order: in words, and as fields of `Config`."""
 

@@ -149,7 +149,7 @@ def train_seeds(
             done.sort(key=lambda row: row["seed"])
             write_json(path, {**study, **summary(done), "seeds": done})
             bar.update(len(of_round))
-    return read_json(path)
+    return read_study(path)
 
 
 def read_study(path: Path, least: int = 2) -> dict[str, Any]:
@@ -317,8 +317,13 @@ def verdicts(study: dict[str, Any]) -> list[tuple[str, bool, str]]:
     return rows
 
 
-def update_presets(path: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Write rows about presets to a file, each with the commit; rows about others stay.
+def update_presets(path: Path, rows: dict[str, dict[str, Any]], code: str | None) -> dict[str, Any]:
+    """Write rows about presets to a file, and rows about others stay.
+
+    Args:
+        path: the file.
+        rows: by the preset's name.
+        code: the commit of the code that measured them, noted in each.
 
     Returns:
         What the file then holds: the rows in the order of the presets, under "presets".
@@ -328,7 +333,7 @@ def update_presets(path: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any
     """
     try:
         before = read_json(path)["presets"] if path.exists() else {}
-        rows = before | {name: {"commit": commit(), **row} for name, row in rows.items()}
+        rows = before | {name: {"commit": code, **row} for name, row in rows.items()}
         updated = {"presets": {name: rows[name] for name in PRESETS if name in rows}}
     except (KeyError, TypeError) as error:
         raise Failure(f"{path} holds no rows of presets ({reason(error)}): remove it.") from error

@@ -1,8 +1,8 @@
 """What happens to digits on their way to a device: grey paper, pale ink, noise, blur and the like.
 
 In the manner of MNIST-C (Mu and Gilmer 2019, "MNIST-C: A Robustness Benchmark for Computer
-Vision"). Every function takes uint8 images (N, 28, 28), bright ink on dark paper, and how strong
-the damage is, and returns new images of that kind.
+Vision"). Every kind of damage takes uint8 images (N, 28, 28), bright ink on dark paper, and how
+strong it is, and returns new images of that form.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from scipy import ndimage
 
 
 def grey_paper(images: np.ndarray, share: float) -> np.ndarray:
-    """Paper of that share of white, 0 to 1, the ink as bright as before at most."""
+    """Paper of that share of white, 0 to 1: a pixel x becomes 255 * share + (1 - share) * x."""
     return to_bytes(255 * share + (1 - share) * images.astype(np.float64))
 
 
 def pale_ink(images: np.ndarray, share: float) -> np.ndarray:
-    """That share of the ink taken away, 0 to 1."""
+    """That share of the ink taken away, 0 to 1: a pixel x becomes (1 - share) * x."""
     return to_bytes((1 - share) * images.astype(np.float64))
 
 
@@ -40,7 +40,7 @@ def shift(images: np.ndarray, pixels: float) -> np.ndarray:
 
 
 def rotation(images: np.ndarray, degrees: float) -> np.ndarray:
-    """Turned by so many degrees about the centre, one to the left, the next to the right."""
+    """Turned by so many degrees about the centre, in turn to the right and to the left."""
     angles = np.radians(degrees) * (-1.0) ** np.arange(len(images))
     cos, sin = np.cos(angles), np.sin(angles)
     return warp(images, np.stack([cos, -sin, sin, cos], axis=1).reshape(-1, 2, 2))
@@ -59,7 +59,7 @@ def thinner(images: np.ndarray, pixels: float) -> np.ndarray:
 def thicker(images: np.ndarray, pixels: float) -> np.ndarray:
     """Strokes that gain so many pixels of their width: the brightest of a disc's pixels.
 
-    Each pixel is cut into 4x4, so that parts of pixels count.
+    Each pixel is cut into 4x4, so that half pixels count.
     """
     fine = 4
     radius = round(fine * pixels / 2)

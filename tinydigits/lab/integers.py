@@ -12,7 +12,7 @@ from tinydigits.config import preset
 from tinydigits.data import Mnist, held_out, load_mnist
 from tinydigits.evaluation import Evaluation, evaluate
 from tinydigits.files import write_atomically
-from tinydigits.lab.certify import update_presets
+from tinydigits.lab.certify import commit, update_presets
 from tinydigits.model import Network, load_model
 from tinydigits.modelfile import SHIPPED, find_model
 from tinydigits.quantise import CALIBRATION, fit_temperature, quantize
@@ -39,9 +39,9 @@ def make_integers(
 
     Raises: as `tinydigits.train` and `tinydigits.quantize`.
     """
-    mnist = load_mnist()
+    code, mnist = commit(), load_mnist()
     rows = {name: make_integer(name, twins / name, mnist, weights) for name in names}
-    return update_presets(results / "integers.json", rows)
+    return update_presets(results / "integers.json", rows, code)
 
 
 def make_integer(name: str, folder: Path, mnist: Mnist, weights: Path) -> dict[str, Any]:

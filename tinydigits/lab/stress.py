@@ -11,11 +11,13 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from tinydigits.config import preset
 from tinydigits.data import load_mnist
 from tinydigits.evaluation import evaluate
+from tinydigits.files import Misuse
 from tinydigits.integer import load
 from tinydigits.lab import damage
-from tinydigits.lab.certify import update_presets
+from tinydigits.lab.certify import commit, update_presets
 from tinydigits.machine import count_cores
 from tinydigits.model import load_model
 from tinydigits.modelfile import find_model
@@ -31,22 +33,22 @@ class Stress(NamedTuple):
     amounts: tuple[float, ...]
     unit: str
     """What an amount is, for the axis of the figure."""
+    typical: float
+    """The amount that the table shows."""
     none: float = 0.0
     """The amount that changes nothing."""
-    typical: float = 0.0
-    """The amount that the table shows."""
 
 
 STRESSES = {
-    "grey paper": Stress(damage.grey_paper, (0.05, 0.1, 0.15, 0.2, 0.3), "of white", typical=0.1),
-    "pale ink": Stress(damage.pale_ink, (0.25, 0.5, 0.75), "of the ink gone", typical=0.5),
-    "noise": Stress(damage.noise, (0.05, 0.1, 0.2, 0.3), "of white, sd", typical=0.1),
-    "blur": Stress(damage.blur, (0.5, 1.0, 1.5, 2.0), "pixels, sigma", typical=1.0),
-    "shift": Stress(damage.shift, (1.0, 2.0, 3.0, 4.0), "pixels", typical=2.0),
-    "rotation": Stress(damage.rotation, (10.0, 20.0, 30.0, 40.0), "degrees", typical=20.0),
-    "scale": Stress(damage.scale, (0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3), "times", 1.0, 0.8),
-    "thinner strokes": Stress(damage.thinner, (0.5, 1.0, 1.5), "pixels off", typical=1.0),
-    "thicker strokes": Stress(damage.thicker, (0.5, 1.0, 2.0, 3.0), "pixels on", typical=2.0),
+    "grey paper": Stress(damage.grey_paper, (0.05, 0.1, 0.15, 0.2, 0.3), "of white", 0.1),
+    "pale ink": Stress(damage.pale_ink, (0.25, 0.5, 0.75), "of the ink gone", 0.5),
+    "noise": Stress(damage.noise, (0.05, 0.1, 0.2, 0.3), "of white (sd)", 0.1),
+    "blur": Stress(damage.blur, (0.5, 1.0, 1.5, 2.0), "pixels (sd)", 1.0),
+    "shift": Stress(damage.shift, (1.0, 2.0, 3.0, 4.0), "pixels", 2.0),
+    "rotation": Stress(damage.rotation, (10.0, 20.0, 30.0, 40.0), "degrees", 20.0),
+    "scale": Stress(damage.scale, (0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3), "times", 0.8, none=1.0),
+    "thinner strokes": Stress(damage.thinner, (0.5, 1.0, 1.5), "pixels less", 1.0),
+    "thicker strokes": Stress(damage.thicker, (0.5, 1.0, 2.0, 3.0), "pixels more", 2.0),
 }
 """All that is measured."""
 CLEAN = ("", 0.0)
@@ -68,9 +70,16 @@ def stress(
         What the file holds, for each preset: commit, digits, the SHA-256 of its two files, the
         accuracy (%) of both on clean digits, and for each kind of damage a row per amount. Those
         of presets that are not named stay as they were.
+
+    Raises:
+        Misuse: there is no such preset, or the numbers make no sense.
     """
+    code, configs = commit(), [preset(name) for name in names]
+    most = len(load_mnist().test_images)
+    if not (configs and 1 <= digits <= most and jobs >= 0):
+        raise Misuse(f"Measure one preset or more on 1 to {most:,} digits with 0 or more jobs.")
     work = [CLEAN]
-    work += [(kind, amount) for kind, stress in STRESSES.items() for amount in stress.amounts]
+    work += [(kind, amount) for kind, tested in STRESSES.items() for amount in tested.amounts]
     measured: Any = Parallel(jobs or count_cores(), return_as="generator")(
         delayed(measure)(names, kind, amount, digits) for kind, amount in work
     )
@@ -81,13 +90,13 @@ def stress(
             "sha256": files_of(name),
             "clean": accuracies[CLEAN][name],
             "damaged": {
-                kind: [{"amount": a, **accuracies[kind, a][name]} for a in stress.amounts]
-                for kind, stress in STRESSES.items()
+                kind: [{"amount": a, **accuracies[kind, a][name]} for a in tested.amounts]
+                for kind, tested in STRESSES.items()
             },
         }
         for name in names
     }
-    return update_presets(results / "stress.json", rows)
+    return update_presets(results / "stress.json", rows, code)
 
 
 def measure(
@@ -117,13 +126,13 @@ def files_of(name: str) -> dict[str, str]:
 
 def table(measured: dict[str, Any]) -> str:
     """Accuracy at a typical strength of each damage, float and integers, as Markdown."""
-    titles = [f"{kind}: {stress.typical:g} {stress.unit}" for kind, stress in STRESSES.items()]
+    titles = [f"{kind}: {tested.typical:g} {tested.unit}" for kind, tested in STRESSES.items()]
     lines = [f"| preset | none | {' | '.join(titles)} |", "|---" + "|--:" * (len(titles) + 1) + "|"]
     rows = measured["presets"]
     for name, row in rows.items():
         cells = [row["clean"]]
-        for kind, stress in STRESSES.items():
-            cells += [r for r in row["damaged"][kind] if r["amount"] == stress.typical]
+        for kind, tested in STRESSES.items():
+            cells += [r for r in row["damaged"][kind] if r["amount"] == tested.typical]
         shown = [f"{cell['float']:.1f} / {cell['integers']:.1f}" for cell in cells]
         lines.append(f"| `{name}` | {' | '.join(shown)} |")
     digits = {f"{row['digits']:,}" for row in rows.values()}
@@ -139,10 +148,10 @@ def figure(measured: dict[str, Any]) -> Figure:
     from tinydigits.figures import FAINT, Picture
 
     drawing = Picture(10, 9.5)
-    panels = drawing.subplots(3, 3, sharey=True).flat
-    for axes, (kind, stress) in zip(panels, STRESSES.items(), strict=True):
+    panels = drawing.subplots(-(-len(STRESSES) // 3), 3, sharey=True).flat
+    for axes, (kind, tested) in zip(panels, STRESSES.items(), strict=False):
         for i, (name, row) in enumerate(measured["presets"].items()):
-            points = [{"amount": stress.none, **row["clean"]}, *row["damaged"][kind]]
+            points = [{"amount": tested.none, **row["clean"]}, *row["damaged"][kind]]
             points.sort(key=lambda point: point["amount"])
             amounts = [point["amount"] for point in points]
             colour, width = f"C{i}", 2.0 if name == "classic" else 1.0
@@ -151,7 +160,7 @@ def figure(measured: dict[str, Any]) -> Figure:
                 label=name,
             )  # fmt: skip
             axes.plot(amounts, [point["integers"] for point in points], ".", color=colour)
-        axes.set(title=kind, xlabel=stress.unit, ylim=(50, 101))
+        axes.set(title=kind, xlabel=tested.unit, ylim=(50, 101))
         axes.grid(color=FAINT)
     drawing.supylabel("accuracy, %")
     handles, labels = drawing.axes[0].get_legend_handles_labels()

@@ -1,4 +1,4 @@
-"""The documents' tables and their figure, from the files in results/."""
+"""The documents' tables and their figures, from the files in results/."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def write_tables(results: Path, readme: Path) -> list[Path]:
-    """Write the tables into `readme` and the documents in docs/ beside it, and draw the figure.
+    """Write the tables into `readme`, the model card and docs/ beside it, and draw the figures.
 
     Returns:
         The paths of the files.
@@ -39,7 +39,7 @@ def write_tables(results: Path, readme: Path) -> list[Path]:
     others = read_json(results / "others.json")["accuracy"]
     pictures = {
         readme.parent / "docs" / "ladder.png": figure(read_studies(results), others),
-        readme.parent / "docs" / "stress.png": timings(results, "stress", stress.figure),
+        readme.parent / "docs" / "stress.png": shown(results, "stress", stress.figure),
     }
     for path, picture in pictures.items():
         save(picture, path)
@@ -70,36 +70,36 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (docs / "results.md", "ladder", ladder_table(studies)),
         (docs / "results.md", "forms", forms_table(studies)),
         (docs / "results.md", "raw", raw_table(studies)),
-        (readme.parent / "MODEL_CARD.md", "stress", timings(results, "stress", stress.table)),
+        (readme.parent / "MODEL_CARD.md", "stress", shown(results, "stress", stress.table)),
         (docs / "results.md", "others", others_table(others["accuracy"])),
         (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
         (docs / "lab-notebook.md", "paper", paper_table(results / "paper.json")),
         (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
         (docs / "from-baseline-to-classic.md", "ablation", changes),
-        (performance, "speed", timings(results, "benchmark", benchmark.speed_table)),
-        (performance, "profile", timings(results, "benchmark", benchmark.profile_table)),
-        (performance, "waiting", timings(results, "threads", threads.waiting_table)),
-        (performance, "threads", timings(results, "threads", threads.gain_table)),
-        (docs / "own-data.md", "fashion", timings(results, "fashion", fashion.table)),
-        (docs / "deploy.md", "bill", timings(results, "bill", bill.table)),
+        (performance, "speed", shown(results, "benchmark", benchmark.speed_table)),
+        (performance, "profile", shown(results, "benchmark", benchmark.profile_table)),
+        (performance, "waiting", shown(results, "threads", threads.waiting_table)),
+        (performance, "threads", shown(results, "threads", threads.gain_table)),
+        (docs / "own-data.md", "fashion", shown(results, "fashion", fashion.table)),
+        (docs / "deploy.md", "bill", shown(results, "bill", bill.table)),
         (docs / "deploy.md", "microcontrollers", bill.others_table(others["microcontroller"])),
-        (docs / "deploy.md", "integers", timings(results, "integers", integers.table)),
-        (docs / "use.md", "scores", timings(results, "judge", judge.table)),
-        (docs / "use.md", "pictures", timings(results, "pictures", pictures.table)),
-        (docs / "use.md", "kinds", timings(results, "pictures", pictures.kinds_table)),
+        (docs / "deploy.md", "integers", shown(results, "integers", integers.table)),
+        (docs / "use.md", "scores", shown(results, "judge", judge.table)),
+        (docs / "use.md", "pictures", shown(results, "pictures", pictures.table)),
+        (docs / "use.md", "kinds", shown(results, "pictures", pictures.kinds_table)),
     ]
 
 
-def timings(results: Path, command: str, table: Callable[[dict[str, Any]], T]) -> T:
+def shown(results: Path, command: str, show: Callable[[dict[str, Any]], T]) -> T:
     """A table or a figure of what a command of the laboratory measured.
 
     Raises:
         Failure: its result is missing, or another version wrote it.
     """
     path = results / f"{command}.json"
-    timed = read_json(path)
+    measured = read_json(path)
     try:
-        return table(timed)
+        return show(measured)
     except (KeyError, TypeError, ValueError) as error:
         raise Failure(
             f"{path} is not what this version writes: make it again with tinydigits lab {command} "
@@ -222,6 +222,12 @@ def spread(numbers: dict[str, Any] | None) -> str:
     return f"{numbers['mean']:.3f}" + ("" if numbers["n"] == 1 else f" ± {numbers['sd']:.3f}")
 
 
+def learnt(config: dict[str, Any]) -> str:
+    """The grey paper and the pale ink that a training went to, or that it did without."""
+    paper, ink = 100 * config["paper"], 100 * (1 - config["fading"])
+    return f"{paper:g} %, {ink:g} %" if paper or ink < 100 else "no"
+
+
 def forms_table(studies: list[dict[str, Any]]) -> str:
     """What fewer bits cost, as Markdown: mean accuracies of the seeds' integer networks."""
     from tinydigits.lab.certify import FORMS
@@ -240,14 +246,15 @@ def raw_table(studies: list[dict[str, Any]]) -> str:
 
     titles = [f"{name}{kind}" for name in RAW for kind in ("", ", integers")]
     lines = [
-        f"| preset | paper to, ink down to | {' | '.join(titles)} |",
+        f"| preset | trained on paper up to, ink down to | {' | '.join(titles)} |",
         "|---|---" + "|--:" * len(titles) + "|",
     ]
     for study in studies:
         config, raw = study["config"], study["raw"]
-        learnt = f"{config['paper']:.0%}, {1 - config['fading']:.0%}" if config["paper"] else "raw"
         cells = [raw.get(name, {}).get(kind) for name in RAW for kind in ("float", "integers")]
-        lines.append(f"| `{study['preset']}` | {learnt} | {' | '.join(map(spread, cells))} |")
+        lines.append(
+            f"| `{study['preset']}` | {learnt(config)} | {' | '.join(map(spread, cells))} |"
+        )
     return "\n".join(lines)
 
 
@@ -256,17 +263,17 @@ def paper_table(path: Path) -> str:
     from tinydigits.lab.certify import describe
 
     lines = [
-        "| preset | layers | paper to, ink down to | accuracy %, mean ± sd (n) | paper of 10 % |",
+        "| preset | layers | trained on paper up to, ink down to | accuracy %, mean ± sd (n) "
+        "| on paper of 10 % |",
         "|---|---|---|--:|--:|",
     ]
     for row in read_json(path)["trainings"]:
-        learnt = f"{row['paper']:.0%}, {1 - row['fading']:.0%}" if row["paper"] else "raw"
         seeds = row["seeds"]
         numbers, grey = (
             describe([seed[key] for seed in seeds]) for key in ("accuracy", "paper of 10 %")
         )
         lines.append(
-            f"| `{row['preset']}` | {' '.join(row['layers'])} | {learnt} "
+            f"| `{row['preset']}` | {' '.join(row['layers'])} | {learnt(row)} "
             f"| {spread(numbers)} ({numbers['n']}) | {grey['mean']:.2f} |"
         )
     return "\n".join(lines)
