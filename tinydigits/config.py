@@ -429,6 +429,7 @@ def sprint() -> Config:
         plain_end=0,
         averaging=0.99,
         label_smoothing=0.1,
+        **A_LITTLE_PAPER_AND_INK,
     )
 
 
