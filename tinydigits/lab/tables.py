@@ -263,18 +263,19 @@ def paper_table(path: Path) -> str:
     from tinydigits.lab.certify import describe
 
     lines = [
-        "| preset | layers | trained on paper up to, ink down to | accuracy %, mean ± sd (n) "
-        "| on paper of 10 % |",
-        "|---|---|---|--:|--:|",
+        "| preset | layers | changed | trained on paper up to, ink down to "
+        "| accuracy %, mean ± sd (n) | on paper of 10 % | with half the ink |",
+        "|---|---|---|---|--:|--:|--:|",
     ]
     for row in read_json(path)["trainings"]:
-        seeds = row["seeds"]
-        numbers, grey = (
-            describe([seed[key] for seed in seeds]) for key in ("accuracy", "paper of 10 %")
+        changed = ", ".join(f"{name} {value}" for name, value in row["changes"].items())
+        numbers, grey, pale = (
+            describe([seed[key] for seed in row["seeds"]])
+            for key in ("accuracy", "paper of 10 %", "half the ink")
         )
         lines.append(
-            f"| `{row['preset']}` | {' '.join(row['layers'])} | {learnt(row)} "
-            f"| {spread(numbers)} ({numbers['n']}) | {grey['mean']:.2f} |"
+            f"| `{row['preset']}` | {' '.join(row['layers'])} | {changed} | {learnt(row)} "
+            f"| {spread(numbers)} ({numbers['n']}) | {grey['mean']:.2f} | {pale['mean']:.2f} |"
         )
     return "\n".join(lines)
 
