@@ -147,7 +147,7 @@ def figure(measured: dict[str, Any]) -> Figure:
     """Accuracy against strength, a panel for each damage: lines for float, dots for integers."""
     from tinydigits.figures import FAINT, Picture
 
-    drawing = Picture(10, 9.5)
+    drawing = Picture(8.5, 8.5)
     panels = drawing.subplots(-(-len(STRESSES) // 3), 3, sharey=True).flat
     for axes, (kind, tested) in zip(panels, STRESSES.items(), strict=False):
         for i, (name, row) in enumerate(measured["presets"].items()):
@@ -164,5 +164,5 @@ def figure(measured: dict[str, Any]) -> Figure:
         axes.grid(color=FAINT)
     drawing.supylabel("accuracy, %")
     handles, labels = drawing.axes[0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=9, frameon=False)
+    drawing.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return drawing
