@@ -23,9 +23,9 @@ DATA = ("datasets",)
 
 TORCH = (
     *("model", "batches", "muon", "machine", "figures", "report", "quantise", "training", "runs"),
-    *("export", "lab", "lab.damage", "lab.certify", "lab.ablation", "lab.fashion"),
-    *("lab.benchmark", "lab.threads", "lab.parity", "lab.integers", "lab.stress", "lab.bill"),
-    *("lab.judge", "lab.pictures", "lab.tables"),
+    *("export", "lab", "lab.damage", "lab.certify", "lab.ablation", "lab.paper"),
+    *("lab.fashion", "lab.benchmark", "lab.threads", "lab.parity", "lab.integers"),
+    *("lab.stress", "lab.bill", "lab.judge", "lab.pictures", "lab.tables"),
 )
 """What the extra `train` is for, in the same order."""
 

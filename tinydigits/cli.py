@@ -316,6 +316,32 @@ def ablation(
     print(table(ablate(seeds, jobs, backend, folder)))
 
 
+def paper(
+    preset_names: Annotated[
+        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
+    ] = (),
+    seeds: int = 5,
+    jobs: int = 0,
+    folder: Path = RESULTS,
+) -> None:
+    """Train presets without grey paper and pale ink, with half, and with all; compare them.
+
+    Prints their accuracies on the last 10,000 training digits, which they were not trained on. An
+    interrupted study goes on.
+
+    Args:
+        preset_names: The presets; by default all of them.
+        seeds: How many seeds of each, from 0 up.
+        jobs: How many to train side by side, 0 for one per core.
+        folder: Where the results go, to paper/ in it.
+    """
+    from tinydigits.lab.paper import ask_for_paper, read_trainings
+    from tinydigits.lab.tables import paper_table
+
+    ask_for_paper(preset_names or tuple(PRESETS), seeds, jobs, folder)
+    print(paper_table(read_trainings(folder)))
+
+
 def fashion(
     seeds: int = 3,
     jobs: int = 0,
@@ -528,7 +554,7 @@ def bill(
 
 COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
 LAB = (
-    *(certify, ablation, fashion, integers, stress, parity, bill, benchmark, threads, judge),
+    *(certify, ablation, paper, fashion, integers, stress, parity, bill, benchmark, threads, judge),
     *(pictures, tables),
 )
 

@@ -55,6 +55,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         fashion,
         integers,
         judge,
+        paper,
         pictures,
         stress,
         threads,
@@ -73,7 +74,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (readme.parent / "MODEL_CARD.md", "stress", shown(results, "stress", stress.table)),
         (docs / "results.md", "others", others_table(others["accuracy"])),
         (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
-        (docs / "lab-notebook.md", "paper", paper_table(results / "paper.json")),
+        (docs / "lab-notebook.md", "paper", paper_table(paper.read_trainings(results))),
         (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
         (docs / "from-baseline-to-classic.md", "ablation", changes),
         (performance, "speed", shown(results, "benchmark", benchmark.speed_table)),
@@ -217,9 +218,7 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
 
 def spread(numbers: dict[str, Any] | None) -> str:
     """Mean and standard deviation of some accuracies, or a dash where they were not measured."""
-    if not numbers:
-        return "-"
-    return f"{numbers['mean']:.3f}" + ("" if numbers["n"] == 1 else f" ± {numbers['sd']:.3f}")
+    return f"{numbers['mean']:.3f} ± {numbers['sd']:.3f}" if numbers else "-"
 
 
 def learnt(config: dict[str, Any]) -> str:
@@ -258,24 +257,21 @@ def raw_table(studies: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def paper_table(path: Path) -> str:
-    """The trainings by which paper and ink were decided on, as Markdown: held-out digits."""
-    from tinydigits.lab.certify import describe
+def paper_table(studies: list[dict[str, Any]]) -> str:
+    """What paper and ink in training cost on held-out digits, as Markdown: mean accuracies."""
+    from tinydigits.lab.certify import RAW
 
     lines = [
-        "| preset | layers | changed | trained on paper up to, ink down to "
-        "| accuracy %, mean ± sd (n) | on paper of 10 % | with half the ink |",
-        "|---|---|---|---|--:|--:|--:|",
+        "| preset | layers | trained on paper up to, ink down to | accuracy %, mean ± sd (n) "
+        f"| {' | '.join(RAW)} |",
+        "|---|---|---|--:" + "|--:" * len(RAW) + "|",
     ]
-    for row in read_json(path)["trainings"]:
-        changed = ", ".join(f"{name} {value}" for name, value in row["changes"].items())
-        numbers, grey, pale = (
-            describe([seed[key] for seed in row["seeds"]])
-            for key in ("accuracy", "paper of 10 %", "half the ink")
-        )
+    for study in studies:
+        config, numbers = study["config"], study["statistics"]
+        raw = [spread(study["raw"].get(name, {}).get("float")) for name in RAW]
         lines.append(
-            f"| `{row['preset']}` | {' '.join(row['layers'])} | {changed} | {learnt(row)} "
-            f"| {spread(numbers)} ({numbers['n']}) | {grey['mean']:.2f} | {pale['mean']:.2f} |"
+            f"| `{study['preset']}` | {' '.join(config['layers'])} | {learnt(config)} "
+            f"| {spread(numbers)} ({numbers['n']}) | {' | '.join(raw)} |"
         )
     return "\n".join(lines)
 

@@ -1,0 +1,67 @@
+"""What paper and ink cost: the trainings that are compared, and what is read of them again."""
+
+from pathlib import Path
+
+import pytest
+
+from tinydigits import Failure, Misuse, config
+from tinydigits.lab import paper
+from tinydigits.lab.certify import RAW, read_study
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def test_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) -> None:
+    trainings = dict(paper.trainings("tiny2k", tmp_path))
+    assert [path.name for path in trainings] == [
+        f"tiny2k-{amount}.json" for amount in ("none", "half", "all")
+    ]
+    assert all(training.validation for training in trainings.values())
+    none, half, whole = ((t.paper, t.fading) for t in trainings.values())
+    assert none == (0, 0)
+    assert (2 * half[0], 2 * half[1]) == whole == (0.3, 0.4)
+
+
+def test_an_unknown_preset_is_refused_before_any_training(clean_tree: None, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="no preset"):
+        paper.ask_for_paper(("tiny1k", "classical"), 2, 1, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_results_the_error_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="tinydigits lab paper PRESET"):
+        paper.read_trainings(tmp_path)
+
+
+@pytest.mark.slow
+def test_each_amount_is_trained_and_measured_on_raw_digits(
+    clean_tree: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap = config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
+    monkeypatch.setitem(config.PRESETS, "cheap", lambda: cheap)
+    paths = paper.ask_for_paper(("cheap",), 2, 2, tmp_path)
+    studies = paper.read_trainings(tmp_path)
+    assert len(paths) == len(studies) == 3
+    assert len({study["seeds"][0]["weights_sha256"] for study in studies}) == 3
+    for study in studies:
+        assert study["config"]["validation"]
+        assert {*study["raw"]} == {*RAW}
+    before = [path.read_bytes() for path in paths]
+    monkeypatch.setattr("tinydigits.lab.certify.train_seed", None)  # training now would fail
+    paper.ask_for_paper(("cheap",), 2, 2, tmp_path)
+    assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize("path", sorted((RESULTS / "paper").glob("*.json")), ids=lambda p: p.stem)
+def test_the_committed_trainings_are_of_five_seeds_on_held_out_digits(path: Path) -> None:
+    study = read_study(path)
+    assert study["statistics"]["n"] >= 5
+    assert study["config"]["validation"]
+
+
+@pytest.mark.parametrize("name", ["dash", "sprint"])
+def test_a_preset_has_the_amount_that_costs_little(name: str) -> None:
+    """It went in where the loss on held-out digits is under 0.05 points."""
+    none, half, _ = (read_study(path) for path, _ in paper.trainings(name, RESULTS))
+    assert half["statistics"]["mean"] > none["statistics"]["mean"] - 0.05
+    assert config.preset(name).paper == half["config"]["paper"]
