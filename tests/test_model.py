@@ -597,7 +597,7 @@ def test_shipped_network_is_as_accurate_as_certified(name: str, mnist: Mnist):
 
 
 @pytest.mark.parametrize(
-    ("every", "accuracy"), [(10, 99.7), pytest.param(1, 99.6, marks=pytest.mark.slow)]
+    ("every", "accuracy"), [(10, 99.6), pytest.param(1, 99.6, marks=pytest.mark.slow)]
 )
 def test_classic_reads_raw_digits(mnist: Mnist, every: int, accuracy: float):
     """The first thing that `load_model` shows, and what it was certified to reach."""
