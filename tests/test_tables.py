@@ -15,6 +15,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 
 
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_the_documents_say_what_the_results_say() -> None:
     for path, name, table in tables.all_tables(RESULTS, ROOT / "README.md"):
         text = path.read_text(encoding="utf-8")
@@ -37,8 +41,7 @@ def test_every_network_of_others_has_its_figure_and_where_it_was_read() -> None:
     others = json.loads((RESULTS / "others.json").read_text(encoding="utf-8"))["accuracy"]
     lines = tables.others_table(others).splitlines()[2:]
     for row, line in zip(others, lines, strict=True):
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells == [
+        assert cells(line) == [
             *(row["label"], f"{row['parameters']:,}", f"{row['accuracy']:.2f}", row["source"])
         ]
         assert row["source"].strip()
@@ -50,10 +53,6 @@ def study_with(paper: float, fading: float, integers: bool) -> dict[str, Any]:
     raw = {name: {"float": numbers, "integers": numbers | {"mean": 98.5}} for name in RAW}
     forms = {form: numbers | {"mean": 99.0} for form in FORMS}
     return study | ({"integers": forms, "raw": raw} if integers else {"integers": {}, "raw": {}})
-
-
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_tables_of_integers_and_of_paper_show_what_was_measured_and_what_was_not() -> None:

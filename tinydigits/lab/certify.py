@@ -233,8 +233,7 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
         statistics; integers, by form; raw, by damage and then float and integers. The latter two
         are empty for studies from before they were measured.
     """
-    measured = [row for row in seeds if "integers" in row and "raw" in row]
-    everywhere = measured if len(measured) == len(seeds) else []
+    everywhere = seeds if all("integers" in row and "raw" in row for row in seeds) else []
     return {
         "statistics": describe([row["accuracy"] for row in seeds]),
         "integers": {
