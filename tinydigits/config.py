@@ -365,6 +365,7 @@ def tiny20k() -> Config:
         learning_rate=0.1,
         muon_rate=0.05,
         weight_decay=5e-4,
+        **PAPER_AND_INK,
     )
 
 
@@ -372,10 +373,11 @@ def tiny10k() -> Config:
     """The most accurate that we have with under 10,000 parameters."""
     return improved(
         "tiny10k",
-        "conv3:24 separable3:76 pool separable3:76 again again again",
+        "conv3:20 separable3:76 pool separable3:76 again again again",
         learning_rate=0.1,
         muon_rate=0.05,
         weight_decay=5e-4,
+        **PAPER_AND_INK,
     )
 
 
