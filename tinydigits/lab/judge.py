@@ -311,6 +311,8 @@ def train_judge(
         batch_size=128,
         channels_last=False,
         device="cpu",
+        paper=0.0,  # what it judges was prepared, so its paper is 0
+        fading=0.0,
     )
     images, labels = draw(seed, mnist.train_images, count)
     unseen, truth = draw(seed + 1, mnist.test_images[:5000], 2_500)

@@ -167,9 +167,10 @@ def probes_table(path: Path) -> str:
             "" if accuracy is None else f"{accuracy:.2f}"
             for accuracy in (probe["accuracy"], probe["averaged_accuracy"])
         )
+        loss = "" if probe["loss"] is None else f"{probe['loss']:.4f}"
         lines.append(
             f"| {probe['parameters']:,} | {' '.join(probe['layers'])} | {probe['epochs']} "
-            f"| {changed} | {probe['loss']:.4f} | {last} | {averaged} |"
+            f"| {changed} | {loss} | {last} | {averaged} |"
         )
     return "\n".join(lines)
 
