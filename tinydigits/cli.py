@@ -474,7 +474,12 @@ def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> Non
         write_json(out, timed)
 
 
-def judge(twins: Path = Path("runs") / "twins", results: Path = RESULTS, seed: int = 0) -> None:
+def judge(
+    twins: Path = Path("runs") / "twins",
+    results: Path = RESULTS,
+    seed: int = 0,
+    line_only: bool = False,
+) -> None:
     """Train the network that comes with the package to tell digits from what is none.
 
     Draws the line between them as well: where 1 % of the last 10,000 training digits are rejected,
@@ -484,10 +489,11 @@ def judge(twins: Path = Path("runs") / "twins", results: Path = RESULTS, seed: i
         twins: The folder with the twins' runs; that of tiny20k is trained if it is missing.
         results: The folder for judge.json.
         seed: The seed of the training.
+        line_only: Keep the judge that is there, and only draw the line again.
     """
     from tinydigits.lab.judge import make_judge
 
-    study = make_judge(twins, results, seed)
+    study = make_judge(twins, results, seed, line_only)
     print(f"{study['accuracy']:.2f} % of what the judge never saw told apart; LINE {study['line']}")
 
 

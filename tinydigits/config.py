@@ -461,10 +461,10 @@ BUDGETS = dict.fromkeys(PRESETS, PARAMETER_GOAL) | {
     "tiny1k": 1_000,
 }
 """What a preset stays under, whether one counts its parameters or the numbers that are stored."""
-BEARS = dict.fromkeys(
-    ("classic", "tiny20k", "tiny10k"),
-    {"paper of 10 %": 99.3, "paper of 20 %": 99.0, "half the ink": 99.0},
-)
+BEARS = {
+    name: {"paper of 10 %": 99.3, "paper of 20 %": 99.0, "half the ink": 99.0}
+    for name in ("classic", "tiny20k", "tiny10k")
+}
 """The same on test digits that nobody prepared, by what was done to them: `lab.certify.RAW`."""
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tinydigits.data import MEAN, STD, held_out, load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.files import write_atomically, write_json
+from tinydigits.integer import load
 from tinydigits.pictures import JUDGE, MODEL
 from tinydigits.preparation import prepare
 
@@ -289,6 +290,11 @@ def draw(seed: int, digits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
     return images, (np.arange(len(images)) >= len(images) - len(none)).astype(np.int64)
 
 
+def draw_unseen(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the judge of that seed never saw, as `draw` gives it: of 5,000 held-out digits."""
+    return draw(seed + 1, held_out(load_mnist()).test_images[:5000], 2_500)
+
+
 def train_judge(
     seed: int = 0, count: int = 25_000, epochs: int = 5
 ) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -314,9 +320,8 @@ def train_judge(
         paper=0.0,  # what it judges was prepared, so its paper is 0
         fading=0.0,
     )
-    images, labels = draw(seed, mnist.train_images, count)
-    unseen, truth = draw(seed + 1, mnist.test_images[:5000], 2_500)
-    parts = images, labels, unseen, truth
+    unseen, truth = draw_unseen(seed)
+    parts = *draw(seed, mnist.train_images, count), unseen, truth
     run = training.new_run(
         config, Dataset(*parts, "marks", ("digit", "none"), MEAN, STD, "drawn from a seed")
     )
@@ -327,7 +332,7 @@ def train_judge(
     return run.network, unseen, truth
 
 
-def make_judge(twins: Path, results: Path, seed: int) -> dict[str, Any]:
+def make_judge(twins: Path, results: Path, seed: int, line_only: bool = False) -> dict[str, Any]:
     """Train the judge that comes with the package, and draw the line.
 
     The line is the confidence below which 1 % of the last 10,000 training digits lie, as read by a
@@ -337,6 +342,7 @@ def make_judge(twins: Path, results: Path, seed: int) -> dict[str, Any]:
         twins: the folder of the twins' runs, as for `make_integers`.
         results: the folder for judge.json, with what was measured.
         seed: what the drawing and the training start from.
+        line_only: keep the judge that is there, which was trained from that seed.
 
     Returns:
         What judge.json holds.
@@ -345,10 +351,13 @@ def make_judge(twins: Path, results: Path, seed: int) -> dict[str, Any]:
     """
     from tinydigits.quantise import fit_temperature, quantize
 
-    network, images, labels = train_judge(seed)
-    judge = quantize(network, images[::5])
-    judge = dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))
-    write_atomically(JUDGE, judge.to_bytes())
+    if line_only:
+        judge, (images, labels) = load(JUDGE), draw_unseen(seed)
+    else:
+        network, images, labels = train_judge(seed)
+        judge = quantize(network, images[::5])
+        judge = dataclasses.replace(judge, temperature=fit_temperature(judge, images, labels))
+        write_atomically(JUDGE, judge.to_bytes())
     study = measure_judge(judge, twins, images, labels) | {"seed": seed, "layers": LAYERS}
     write_json(results / "judge.json", study)
     return study
