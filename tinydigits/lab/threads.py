@@ -1,7 +1,8 @@
 """What several threads bring, and how they should wait for each other.
 
-How they wait is settled when PyTorch is imported, so every setting is measured in new processes,
-and in several, for the same setting is quick in one process and slow in the next.
+How they wait is settled when PyTorch is imported, and what ran before in a process may slow what
+comes later. So every setting is measured in new processes, and in several, for the same setting is
+quick in one process and slow in the next.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def compare(rounds: int = 5, seconds: float = 2) -> dict[str, Any]:
     that does nothing else.
 
     Args:
-        rounds: turns of each setting, each in a process of its own where it is about waiting.
+        rounds: turns of each setting, each in a process of its own.
         seconds: how long a turn trains, beside what its start and its first steps take.
 
     Returns:
@@ -77,35 +78,30 @@ def compare(rounds: int = 5, seconds: float = 2) -> dict[str, Any]:
         {"threads": threads, "spins": spins, "quiet": [], "busy": []}
         for threads, spins in ((1, WAITS[0]), *((cores, spins) for spins in WAITS))
     ]
-    runs = {
-        name: new_run(dataclasses.replace(preset(name), device="cpu", threads=cores))
-        for name in PRESETS
-    }
     presets: dict[str, dict[str, Any]] = {
         name: {
             "threads": choose_threads(preset(name)),
             "step_macs": step_macs(preset(name)),
             "seconds_per_step": {"1": [], str(cores): []},
         }
-        for name in runs
+        for name in PRESETS
     }
     for _ in tqdm(range(rounds), "quiet"):
         for row in waiting:
-            row["quiet"].append(seconds_in_process(row["threads"], row["spins"], seconds))
-        for name, run in runs.items():
-            for threads, turns in presets[name]["seconds_per_step"].items():
-                torch.set_num_threads(int(threads))
-                turns.append(seconds_per_step(run, seconds))
+            row["quiet"].append(seconds_in_process(row["threads"], seconds, row["spins"]))
+        for name, row in presets.items():
+            for threads, turns in row["seconds_per_step"].items():
+                turns.append(seconds_in_process(int(threads), seconds, preset_name=name))
     with busy_processes(cores):
         for _ in tqdm(range(rounds), "busy"):
             for row in waiting:
-                row["busy"].append(seconds_in_process(row["threads"], row["spins"], seconds))
+                row["busy"].append(seconds_in_process(row["threads"], seconds, row["spins"]))
     return {
         "waiting": waiting,
         "presets": presets,
         "rounds": rounds,
         "seconds": seconds,
-        **describe_machine(runs[WAITING].device),
+        **describe_machine(torch.device("cpu")),
     }
 
 
@@ -126,11 +122,15 @@ def seconds_per_step(run: Run, seconds: float) -> float:
     return passed / steps
 
 
-def seconds_in_process(threads: int, spins: int, seconds: float) -> float:
-    """`seconds_per_step` of `WAITING` in a new process, with that GOMP_SPINCOUNT."""
-    environment = {**os.environ, "GOMP_SPINCOUNT": str(spins)}
-    environment.pop("OMP_WAIT_POLICY", None)
-    command = [sys.executable, "-m", __name__, str(threads), str(seconds)]
+def seconds_in_process(
+    threads: int, seconds: float, spins: int | None = None, preset_name: str = WAITING
+) -> float:
+    """`seconds_per_step` of a preset in a new process, with that GOMP_SPINCOUNT or the usual."""
+    environment = dict(os.environ)
+    if spins is not None:
+        environment["GOMP_SPINCOUNT"] = str(spins)
+        environment.pop("OMP_WAIT_POLICY", None)
+    command = [sys.executable, "-m", __name__, preset_name, str(threads), str(seconds)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
 
@@ -210,5 +210,5 @@ def measured_on(timed: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":  # as `seconds_in_process` starts it
-    config = dataclasses.replace(preset(WAITING), device="cpu", threads=int(sys.argv[1]))
-    print(seconds_per_step(new_run(config), float(sys.argv[2])))
+    config = dataclasses.replace(preset(sys.argv[1]), device="cpu", threads=int(sys.argv[2]))
+    print(seconds_per_step(new_run(config), float(sys.argv[3])))
