@@ -1,4 +1,4 @@
-"""What a preset pays for bearing grey paper and pale ink: trained without, with half, with all."""
+"""What a preset pays for bearing grey paper and pale ink: trained without and with amounts of them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tinydigits.config import A_LITTLE_PAPER_AND_INK, PAPER_AND_INK, PRESETS, Config, preset
+from tinydigits.config import (
+    A_LITTLE_PAPER_AND_INK,
+    MOST_PAPER_AND_INK,
+    PAPER_AND_INK,
+    PRESETS,
+    Config,
+    preset,
+)
 from tinydigits.files import Failure
 from tinydigits.lab.certify import read_study, require_clean_tree, train_seeds
 
 AMOUNTS = {
     "none": {"paper": 0.0, "fading": 0.0},
     "half": A_LITTLE_PAPER_AND_INK,
+    "most": MOST_PAPER_AND_INK,
     "all": PAPER_AND_INK,
 }
 """What is compared: fields of `Config`."""
