@@ -11,15 +11,17 @@ from tinydigits.lab.certify import RAW, read_study
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def test_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) -> None:
+def test_none_and_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) -> None:
     trainings = dict(paper.trainings("tiny2k", tmp_path))
     assert [path.name for path in trainings] == [
-        f"tiny2k-{amount}.json" for amount in ("none", "half", "all")
+        f"tiny2k-{amount}.json" for amount in ("none", "half", "most", "all")
     ]
     assert all(training.validation for training in trainings.values())
-    none, half, whole = ((t.paper, t.fading) for t in trainings.values())
+    none, half, most, whole = ((t.paper, t.fading) for t in trainings.values())
     assert none == (0, 0)
     assert (2 * half[0], 2 * half[1]) == whole == (0.3, 0.4)
+    assert half < most < whole
+    assert half[1] < most[1] < whole[1]
 
 
 def test_an_unknown_preset_is_refused_before_any_training(clean_tree: None, tmp_path: Path) -> None:
@@ -41,8 +43,8 @@ def test_each_amount_is_trained_and_measured_on_raw_digits(
     monkeypatch.setitem(config.PRESETS, "cheap", lambda: cheap)
     paths = paper.ask_for_paper(("cheap",), 2, 2, tmp_path)
     studies = paper.read_trainings(tmp_path)
-    assert len(paths) == len(studies) == 3
-    assert len({study["seeds"][0]["weights_sha256"] for study in studies}) == 3
+    assert len(paths) == len(studies) == 4
+    assert len({study["seeds"][0]["weights_sha256"] for study in studies}) == 4
     for study in studies:
         assert study["config"]["validation"]
         assert {*study["raw"]} == {*RAW}
@@ -60,8 +62,11 @@ def test_the_committed_trainings_are_of_five_seeds_on_held_out_digits(path: Path
 
 
 @pytest.mark.parametrize("name", ["dash", "sprint"])
-def test_a_preset_has_the_amount_that_costs_little(name: str) -> None:
+def test_a_preset_has_an_amount_that_costs_little(name: str) -> None:
     """It went in where the loss on held-out digits is under 0.05 points."""
-    none, half, _ = (read_study(path) for path, _ in paper.trainings(name, RESULTS))
-    assert half["statistics"]["mean"] > none["statistics"]["mean"] - 0.05
-    assert config.preset(name).paper == half["config"]["paper"]
+    means = {}
+    for path, training in paper.trainings(name, RESULTS):
+        if path.exists():
+            means[training.paper] = read_study(path)["statistics"]["mean"]
+    assert config.preset(name).paper > 0
+    assert means[config.preset(name).paper] > means[0] - 0.05

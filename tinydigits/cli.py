@@ -324,7 +324,7 @@ def paper(
     jobs: int = 0,
     folder: Path = RESULTS,
 ) -> None:
-    """Train presets without grey paper and pale ink, with half, and with all; compare them.
+    """Train presets without grey paper and pale ink and with three amounts of them; compare.
 
     Prints their accuracies on the last 10,000 training digits, which they were not trained on. An
     interrupted study goes on.

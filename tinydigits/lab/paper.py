@@ -1,4 +1,4 @@
-"""What a preset pays for bearing grey paper and pale ink: trained without and with amounts of them."""
+"""What a preset pays for bearing grey paper and pale ink: trained without them and with them."""
 
 from __future__ import annotations
 
