@@ -386,7 +386,7 @@ def tiny10k() -> Config:
 def tiny4k() -> Config:
     """The most accurate that we have with under 4,000 parameters."""
     layers = "conv3:20 separable3:40 pool separable3:40 again again again"
-    return improved("tiny4k", layers, augmentation=0.6)
+    return improved("tiny4k", layers, augmentation=0.6, **MOST_PAPER_AND_INK)
 
 
 def tiny2k() -> Config:
@@ -466,7 +466,7 @@ BUDGETS = dict.fromkeys(PRESETS, PARAMETER_GOAL) | {
 BEARS = {
     name: {"paper of 10 %": 99.3, "paper of 20 %": 99.0, "half the ink": 99.0}
     for name in ("classic", "tiny20k", "tiny10k")
-}
+} | {"tiny4k": {"paper of 10 %": 99.0, "paper of 20 %": 98.5, "half the ink": 99.0}}
 """The same on test digits that nobody prepared, by what was done to them: `lab.certify.RAW`."""
 
 
