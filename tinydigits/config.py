@@ -392,7 +392,7 @@ def tiny4k() -> Config:
 def tiny2k() -> Config:
     """The most accurate that we have with under 2,000 parameters."""
     layers = "conv3:8 separable3:28 pool separable3:28 again again again"
-    return improved("tiny2k", layers, augmentation=0.4)
+    return improved("tiny2k", layers, augmentation=0.4, **A_LITTLE_PAPER_AND_INK)
 
 
 def tiny1k() -> Config:
