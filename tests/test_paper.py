@@ -61,7 +61,7 @@ def test_the_committed_trainings_are_of_five_seeds_on_held_out_digits(path: Path
     assert study["config"]["validation"]
 
 
-@pytest.mark.parametrize("name", ["tiny2k", "dash", "sprint"])
+@pytest.mark.parametrize("name", ["tiny4k", "tiny2k", "dash", "sprint"])
 def test_a_preset_has_an_amount_that_costs_little(name: str) -> None:
     """It went in where the loss on held-out digits is under 0.05 points."""
     means = {}
