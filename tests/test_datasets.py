@@ -504,7 +504,7 @@ def test_a_run_goes_on_without_what_it_started_from(folder: Path, trained: Path)
 
 
 def test_a_network_of_other_layers_is_no_start(folder: Path):
-    with pytest.raises(Misuse, match=r"init: tiny1k has the layers conv3:8 .*choose the preset"):
+    with pytest.raises(Misuse, match=r"init: tiny1k has the layers conv3:7 .*choose the preset"):
         start(dataclasses.replace(SMALL, data=folder, init="tiny1k", out=folder.parent / "run"))
 
 

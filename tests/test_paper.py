@@ -63,7 +63,13 @@ def test_the_committed_trainings_are_of_five_seeds_on_held_out_digits(path: Path
 
 @pytest.mark.parametrize(
     ("name", "amount"),
-    [("tiny4k", "most"), ("tiny2k", "half"), ("dash", "half"), ("sprint", "half")],
+    [
+        ("tiny4k", "most"),
+        ("tiny2k", "half"),
+        ("tiny1k", "half"),
+        ("dash", "half"),
+        ("sprint", "half"),
+    ],
 )
 def test_a_preset_has_the_amount_that_costs_little(name: str, amount: str) -> None:
     """It went in where the loss on held-out digits is under 0.05 points."""

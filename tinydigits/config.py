@@ -397,8 +397,8 @@ def tiny2k() -> Config:
 
 def tiny1k() -> Config:
     """The most accurate that we have with under 1,000 parameters."""
-    layers = "conv3:8 separable3:16 pool separable3:16 again again again"
-    return improved("tiny1k", layers, augmentation=0.4, learning_rate=0.7)
+    layers = "conv3:7 separable3:16 pool separable3:16 again again again"
+    return improved("tiny1k", layers, augmentation=0.4, learning_rate=0.7, **A_LITTLE_PAPER_AND_INK)
 
 
 def dash() -> Config:
