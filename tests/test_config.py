@@ -88,6 +88,12 @@ def test_any_json_is_a_configuration_or_misuse(values: Any):
         ("paper", 1),
         ("paper", -0.1),
         ("fading", 1.0),
+        ("quantised_epochs", -1),
+        ("quantised_epochs", 16),
+        ("activation_bits", 0),
+        ("activation_bits", 9),
+        ("activation_bits", 4),  # without quantised_epochs
+        ("weight_bits", 1),
         ("seed", -1),
         ("seed", 2**63),
         ("threads", -1),

@@ -22,8 +22,8 @@ DATA = ("datasets",)
 """This works without PyTorch as well, and opens pictures when it has to."""
 
 TORCH = (
-    *("model", "batches", "muon", "machine", "figures", "report", "quantise", "training", "runs"),
-    *("export", "lab", "lab.damage", "lab.certify", "lab.ablation", "lab.paper"),
+    *("model", "batches", "muon", "machine", "figures", "report", "quantise", "rounding"),
+    *("training", "runs", "export", "lab", "lab.damage", "lab.certify", "lab.ablation", "lab.tune"),
     *("lab.fashion", "lab.benchmark", "lab.threads", "lab.parity", "lab.integers"),
     *("lab.stress", "lab.bill", "lab.judge", "lab.pictures", "lab.tables"),
 )

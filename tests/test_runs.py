@@ -23,6 +23,7 @@ from tinydigits import (
     Mnist,
     epochs,
     finish,
+    load,
     load_model,
     normalise,
     resume,
@@ -290,6 +291,7 @@ def test_folder_that_holds_something_is_left_alone(few: Mnist, tmp_path: Path):
         {"rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 2.0, "plain_end": 0.3},
         {"precision": "bfloat16", "channels_last": False},
         {"validation": True},
+        {"quantised_epochs": 2, "activation_bits": 4, "weight_bits": 4},
     ],
     ids=lambda options: "-".join(options) or "plain",
 )
@@ -302,6 +304,15 @@ def test_resumed_run_ends_in_the_same_bits(few: Mnist, tmp_path: Path, options: 
     runs.complete(resume(folder))
     resumed = json.loads((folder / "summary.json").read_text())
     assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_a_run_for_integers_of_few_bits_leaves_them_too(few: Mnist, tmp_path: Path):
+    config = dataclasses.replace(SMALL, quantised_epochs=1, activation_bits=5, weight_bits=3)
+    summary_of(config, tmp_path / "run")
+    network = load(tmp_path / "run")
+    assert (network.activation_bits, network.weight_bits) == (5, 3)
+    summary_of(SMALL, tmp_path / "plain")
+    assert not (tmp_path / "plain" / "model.tdq").exists()
 
 
 def test_resuming_a_finished_run_changes_no_weights(few: Mnist, tmp_path: Path):

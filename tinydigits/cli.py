@@ -316,7 +316,8 @@ def ablation(
     print(table(ablate(seeds, jobs, backend, folder)))
 
 
-def paper(
+def tune(
+    question: Annotated[Positional[Literal["paper", "rounding"]], arg(metavar="QUESTION")],
     preset_names: Annotated[
         Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
     ] = (),
@@ -324,22 +325,25 @@ def paper(
     jobs: int = 0,
     folder: Path = RESULTS,
 ) -> None:
-    """Train presets without grey paper and pale ink and with three amounts of them; compare.
+    """Train presets in several ways and compare them on digits that were held out.
 
-    Prints their accuracies on the last 10,000 training digits, which they were not trained on. An
-    interrupted study goes on.
+    paper: without grey paper and pale ink, and with three amounts of them. rounding: as they are,
+    and with the last epochs for integers of few bits. Prints accuracies on the last 10,000
+    training digits, which none was trained on. An interrupted study goes on.
 
     Args:
+        question: What to compare: paper or rounding.
         preset_names: The presets; by default all of them.
         seeds: How many seeds of each, from 0 up.
         jobs: How many to train side by side, 0 for one per core.
-        folder: Where the results go, to paper/ in it.
+        folder: Where the results go, to QUESTION/ in it.
     """
-    from tinydigits.lab.paper import ask_for_paper, read_trainings
-    from tinydigits.lab.tables import paper_table
+    from tinydigits.lab import tables
+    from tinydigits.lab.tune import read_trainings, tune
 
-    ask_for_paper(preset_names or tuple(PRESETS), seeds, jobs, folder)
-    print(paper_table(read_trainings(folder)))
+    tune(question, preset_names or tuple(PRESETS), seeds, jobs, folder)
+    show = {"paper": tables.paper_table, "rounding": tables.rounding_table}[question]
+    print(show(read_trainings(question, folder)))
 
 
 def fashion(
@@ -560,7 +564,7 @@ def bill(
 
 COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
 LAB = (
-    *(certify, ablation, paper, fashion, integers, stress, parity, bill, benchmark, threads, judge),
+    *(certify, ablation, tune, fashion, integers, stress, parity, bill, benchmark, threads, judge),
     *(pictures, tables),
 )
 

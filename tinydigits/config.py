@@ -102,6 +102,15 @@ class Config:
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes in training, 0 to under 1."""
 
+    quantised_epochs: int = 0
+    """Epochs, at the end, that compute as the network in integers will: with rounded numbers."""
+
+    activation_bits: int = 8
+    """Bits of the activations in that network, 1 to 8."""
+
+    weight_bits: int = 8
+    """Bits of the weights in that network, 2 to 8; depthwise weights always have 8."""
+
     seed: int = 1
     """Decides the first weights, the order of the digits and every other random number."""
 
@@ -152,11 +161,15 @@ class Config:
     """The run folder to make; by default a new one under runs/."""
 
     def __post_init__(self) -> None:
-        for name, minimum in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("threads", 0)):
+        least = {"epochs": 1, "batch_size": 2, "seed": 0, "threads": 0}
+        least |= {"quantised_epochs": 0, "activation_bits": 1, "weight_bits": 2}
+        for name, minimum in least.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise Misuse(f"{name} must be a whole number from {minimum} up, not {value!r}.")
-        for name, limit in (("seed", 2**63), ("batch_size", 60_001), ("threads", 1025)):
+        limits = {"seed": 2**63, "batch_size": 60_001, "threads": 1025}
+        limits |= {"activation_bits": 9, "weight_bits": 9}
+        for name, limit in limits.items():
             if getattr(self, name) >= limit:
                 raise Misuse(f"{name} must be below {limit:,}, not {getattr(self, name)}.")
         require_number(self, "learning_rate", above=0)
@@ -198,6 +211,15 @@ class Config:
             raise Misuse("nesterov needs a momentum above 0: it looks ahead along it.")
         if self.muon_rate and not self.nesterov:
             raise Misuse("muon_rate needs nesterov, for Muon looks ahead along its momentum.")
+        if self.quantised_epochs > self.epochs:
+            raise Misuse(
+                f"quantised_epochs must be at most the {self.epochs} epochs that there are, "
+                f"not {self.quantised_epochs}."
+            )
+        if not self.quantised_epochs and (self.activation_bits, self.weight_bits) != (8, 8):
+            raise Misuse(
+                "activation_bits and weight_bits are those of quantised_epochs: say how many."
+            )
         plan(self.layers)
 
     def to_json(self) -> dict[str, Any]:

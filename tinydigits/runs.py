@@ -275,15 +275,18 @@ def finish(run: Run) -> None:
         run.evaluation = evaluate(run.network, run.images, run.labels)
         write_metrics(run)  # a kill between the checkpoint and the row has left it out
     write_atomically(folder / "model.safetensors", model_bytes(run.network, run.config.name))
-    if not run.dataset.is_mnist:  # MNIST is always at hand to make it from; this may not be
+    config = run.config
+    # Of a plain run on MNIST it can be made at any time; other data may be gone by then.
+    if not run.dataset.is_mnist or config.quantised_epochs:
+        bits = config.activation_bits, config.weight_bits
         try:
-            integers = quantize(run.network, run.dataset.train_images[:CALIBRATION])
+            integers = quantize(run.network, run.dataset.train_images[:CALIBRATION], 1.0, *bits)
             write_atomically(folder / "model.tdq", integers.to_bytes())
         except Misuse as error:
             say(f"There is no model.tdq, the network in integers: {error}")
     summary = summarise_run(run)
     write_json(folder / "summary.json", summary)
-    write_report(folder, run.config, summary, run.history, run.evaluation, run.images)
+    write_report(folder, config, summary, run.history, run.evaluation, run.images)
     if not run.dataset.is_mnist:
         print(f"{summary['accuracy']:.2f} % of the {len(run.labels):,} {summary['evaluated_on']}")
     for goal in summary["goals"]:

@@ -30,6 +30,8 @@ from tinydigits.files import Failure
 from tinydigits.machine import choose_device, choose_precision, use_threads
 from tinydigits.model import Network, build_model, start_from
 from tinydigits.muon import Muon
+from tinydigits.quantise import CALIBRATION, measure_ranges
+from tinydigits.rounding import forward_rounded
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Run:
     average: AveragedModel | None
     """The running average of the weights, where the configuration asks for one."""
     optimizer: torch.optim.Optimizer
+    ranges: list[float] | None = None
+    """Where the activations end, by stage, in an epoch that computes with rounded numbers."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A row for each finished epoch."""
     evaluation: Evaluation | None = None
@@ -197,6 +201,9 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     total_loss = torch.zeros((), device=run.device)
     total_right = torch.zeros((), device=run.device)
     n = 0
+    if epoch > config.epochs - config.quantised_epochs:
+        # Measured before each such epoch, so that a run that is resumed there finds the same.
+        run.ranges = measure_ranges(run.network, run.dataset.train_images[:CALIBRATION])
     run.model.train()
     batches = shuffled_batches(run.train_digits, config.batch_size, config.seed, epoch)
     steps_before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
@@ -232,7 +239,11 @@ def train_step(
     precision = choose_precision(config, run.device)
     run.optimizer.zero_grad()
     with torch.autocast(run.device.type, precision, enabled=precision != torch.float32):
-        log_probs = run.model(images)
+        if run.ranges is None:
+            log_probs = run.model(images)
+        else:
+            bits = config.activation_bits, config.weight_bits
+            log_probs = forward_rounded(run.model, images, run.ranges, *bits)
     loss = F.nll_loss(log_probs, labels)
     if config.label_smoothing:  # Szegedy et al. 2016, "Rethinking the Inception Architecture"
         torch.lerp(loss, -log_probs.mean(), config.label_smoothing).backward()

@@ -55,14 +55,14 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         fashion,
         integers,
         judge,
-        paper,
         pictures,
         stress,
         threads,
+        tune,
     )
 
     docs = readme.parent / "docs"
-    performance = docs / "performance.md"
+    notebook, performance = docs / "lab-notebook.md", docs / "performance.md"
     studies = read_studies(results)
     others = read_json(results / "others.json")
     changes = ablation.table(ablation.read_rows(results))
@@ -73,9 +73,10 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (docs / "results.md", "raw", raw_table(studies)),
         (readme.parent / "MODEL_CARD.md", "stress", shown(results, "stress", stress.table)),
         (docs / "results.md", "others", others_table(others["accuracy"])),
-        (docs / "lab-notebook.md", "replaced", replaced_table(results / "replaced.json")),
-        (docs / "lab-notebook.md", "paper", paper_table(paper.read_trainings(results))),
-        (docs / "lab-notebook.md", "probes", probes_table(results / "probes.json")),
+        (notebook, "replaced", replaced_table(results / "replaced.json")),
+        (notebook, "paper", paper_table(tune.read_trainings("paper", results))),
+        (notebook, "rounding", rounding_table(tune.read_trainings("rounding", results))),
+        (notebook, "probes", probes_table(results / "probes.json")),
         (docs / "from-baseline-to-classic.md", "ablation", changes),
         (performance, "speed", shown(results, "benchmark", benchmark.speed_table)),
         (performance, "profile", shown(results, "benchmark", benchmark.profile_table)),
@@ -273,6 +274,29 @@ def paper_table(studies: list[dict[str, Any]]) -> str:
         lines.append(
             f"| `{study['preset']}` | {' '.join(config['layers'])} | {learnt(config)} "
             f"| {spread(numbers)} ({numbers['n']}) | {' | '.join(raw)} |"
+        )
+    return "\n".join(lines)
+
+
+def rounding_table(studies: list[dict[str, Any]]) -> str:
+    """What training for integers of few bits is worth on held-out digits, as Markdown.
+
+    The integers' columns have the mean difference to the same seeds' float networks.
+    """
+    from tinydigits.lab.certify import FORMS
+
+    lines = [
+        f"| preset | last epochs trained for | float %, mean ± sd (n) | {' | '.join(FORMS)} |",
+        "|---|---|--:" + "|--:" * len(FORMS) + "|",
+    ]
+    for study in studies:
+        config, numbers = study["config"], study["statistics"]
+        bits = f"w{config['weight_bits']}a{config['activation_bits']}"
+        epochs = config["quantised_epochs"]
+        lost = [f"{study['integers'][form]['mean'] - numbers['mean']:+.3f}" for form in FORMS]
+        lines.append(
+            f"| `{study['preset']}` | {f'{bits}, {epochs}' if epochs else 'none'} "
+            f"| {spread(numbers)} ({numbers['n']}) | {' | '.join(lost)} |"
         )
     return "\n".join(lines)
 

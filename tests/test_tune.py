@@ -1,18 +1,19 @@
-"""What paper and ink cost: the trainings that are compared, and what is read of them again."""
+"""Questions to held-out digits: the trainings that are compared, and what the presets have."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from tinydigits import Failure, Misuse, config
-from tinydigits.lab import paper
+from tinydigits.lab import tune
 from tinydigits.lab.certify import RAW, read_study
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 def test_none_and_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) -> None:
-    trainings = dict(paper.trainings("tiny2k", tmp_path))
+    trainings = dict(tune.trainings("paper", "tiny2k", tmp_path))
     assert [path.name for path in trainings] == [
         f"tiny2k-{amount}.json" for amount in ("none", "half", "most", "all")
     ]
@@ -24,15 +25,32 @@ def test_none_and_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) 
     assert half[1] < most[1] < whole[1]
 
 
+def test_the_last_epochs_are_trained_for_integers_of_fewer_bits(tmp_path: Path) -> None:
+    trainings = dict(tune.trainings("rounding", "tiny2k", tmp_path))
+    assert [path.name for path in trainings] == [
+        f"tiny2k-{answer}.json" for answer in ("none", "w8a6", "w8a4")
+    ]
+    plain, *others = trainings.values()
+    assert plain == dataclasses.replace(config.preset("tiny2k"), validation=True)
+    for training, bits in zip(others, (6, 4), strict=True):
+        assert training.quantised_epochs > 0
+        assert (training.weight_bits, training.activation_bits) == (8, bits)
+
+
+def test_an_unknown_question_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="one of paper, rounding"):
+        tune.tune("colour", ("tiny1k",), 2, 1, tmp_path)  # pyright: ignore[reportArgumentType]
+
+
 def test_an_unknown_preset_is_refused_before_any_training(clean_tree: None, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="no preset"):
-        paper.ask_for_paper(("tiny1k", "classical"), 2, 1, tmp_path)
+        tune.tune("paper", ("tiny1k", "classical"), 2, 1, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
 def test_without_results_the_error_says_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="tinydigits lab paper PRESET"):
-        paper.read_trainings(tmp_path)
+    with pytest.raises(Failure, match="tinydigits lab tune paper PRESET"):
+        tune.read_trainings("paper", tmp_path)
 
 
 @pytest.mark.slow
@@ -41,8 +59,9 @@ def test_each_amount_is_trained_and_measured_on_raw_digits(
 ) -> None:
     cheap = config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
     monkeypatch.setitem(config.PRESETS, "cheap", lambda: cheap)
-    paths = paper.ask_for_paper(("cheap",), 2, 2, tmp_path)
-    studies = paper.read_trainings(tmp_path)
+    tune.tune("paper", ("cheap",), 2, 2, tmp_path)
+    paths = [path for path, _ in tune.trainings("paper", "cheap", tmp_path)]
+    studies = tune.read_trainings("paper", tmp_path)
     assert len(paths) == len(studies) == 4
     assert len({study["seeds"][0]["weights_sha256"] for study in studies}) == 4
     for study in studies:
@@ -50,11 +69,18 @@ def test_each_amount_is_trained_and_measured_on_raw_digits(
         assert {*study["raw"]} == {*RAW}
     before = [path.read_bytes() for path in paths]
     monkeypatch.setattr("tinydigits.lab.certify.train_seed", None)  # training now would fail
-    paper.ask_for_paper(("cheap",), 2, 2, tmp_path)
+    tune.tune("paper", ("cheap",), 2, 2, tmp_path)
     assert [path.read_bytes() for path in paths] == before
 
 
-@pytest.mark.parametrize("path", sorted((RESULTS / "paper").glob("*.json")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *sorted((RESULTS / "paper").glob("*.json")),
+        *sorted((RESULTS / "rounding").glob("*.json")),
+    ],
+    ids=lambda p: f"{p.parent.name}, {p.stem}",
+)
 def test_the_committed_trainings_are_of_five_seeds_on_held_out_digits(path: Path) -> None:
     study = read_study(path)
     assert study["statistics"]["n"] >= 5

@@ -1,0 +1,96 @@
+"""Training with rounded numbers: they are those of the integers, and the gradient gets through."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tinydigits import Mnist, Network, evaluate, load_model, preset, training
+from tinydigits.quantise import measure_ranges, round_network
+from tinydigits.rounding import forward_rounded, round_activations, round_rows, rounded_weights
+
+LAYERS = ("conv3:4", "separable3:6", "pool", "depthwise3", "conv1:6", "again")
+
+
+def test_activations_are_multiples_of_a_step_up_to_the_largest():
+    values = torch.tensor([0.0, 0.3, 0.5, 1.1, 2.9, 7.0], requires_grad=True)
+    rounded = round_activations(values, most=3.0, bits=2)
+    assert rounded.tolist() == [0, 0, 0, 1, 3, 3]
+    rounded.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [1, 1, 1, 1, 1, 0]  # what is cut off gets none
+
+
+def test_each_row_of_weights_has_a_scale_of_its_own():
+    weights = torch.tensor([[3.0, -1.2, 0.4], [0.0, 0.0, 0.0], [0.1, 0.3, -0.02]])
+    rounded, scale = round_rows(weights, bits=3)
+    torch.testing.assert_close(scale, torch.tensor([[1.0], [1.0], [0.1]]))
+    expected = [[3.0, -1.0, 0.0], [0.0, 0.0, 0.0], [0.1, 0.3, 0.0]]
+    torch.testing.assert_close(rounded, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("name", ["classic", "tiny2k"])
+@pytest.mark.parametrize(("activation_bits", "weight_bits"), [(8, 8), (8, 4), (4, 8)])
+def test_rounded_network_is_nearer_to_the_integers_than_the_float_one(
+    mnist: Mnist, name: str, activation_bits: int, weight_bits: int
+):
+    network, images = load_model(name), mnist.test_images[:300]
+    ranges = measure_ranges(network, mnist.train_images[:1000])
+    bits = activation_bits, weight_bits
+    integers = round_network(network, ranges, 1.0, *bits).log_probs(images)
+    with torch.no_grad():
+        rounded = forward_rounded(network, torch.from_numpy(images), ranges, *bits).numpy()
+    floats = network.log_probs(images)
+    # What is left are ties: a value half way between two steps, which a last bit sends either way.
+    assert np.abs(rounded - integers).mean() < 0.8 * np.abs(floats - integers).mean()
+
+
+def test_weights_of_every_kind_of_layer_learn_and_stay_unrounded(few: Mnist):
+    torch.manual_seed(0)
+    model = Network(LAYERS).train()
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    images = torch.from_numpy(few.train_images[:50])
+    log_probs = forward_rounded(model, images, [2.0] * len(model.features), 4, 3)
+    labels = torch.from_numpy(few.train_labels[:50])
+    torch.nn.functional.nll_loss(log_probs, labels).backward()
+    for name, tensor in model.named_parameters():
+        if tensor.requires_grad:
+            assert tensor.grad is not None
+            assert tensor.grad.abs().max() > 0, name
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, before[name])
+    plain = model.eval()(images)
+    assert not torch.equal(plain, forward_rounded(model, images, [2.0] * len(model.features), 4, 3))
+    assert torch.equal(plain, model(images))  # nothing is left behind in the network
+
+
+def test_depthwise_weights_keep_eight_bits():
+    torch.manual_seed(0)
+    model = Network(LAYERS)
+    counts = {
+        name: max(len(row.detach().unique()) for row in tensor)
+        for name, tensor in rounded_weights(model, 2).items()
+    }
+    assert counts.pop("features.1.0.0.weight") > 3
+    assert counts.pop("features.3.0.weight") > 3
+    # The two halves of a separable convolution are rounded as one.
+    assert counts.pop("features.1.0.1.weight") > 3
+    assert max(counts.values()) == 3
+
+
+@pytest.mark.slow
+def test_training_for_few_bits_pays_in_few_bits(mnist: Mnist):
+    """Two epochs of a small network, of which the second is trained for 3 and 3 bits, or is not."""
+    config = dataclasses.replace(
+        preset("tiny1k"), epochs=2, layers=("pool", *preset("tiny1k").layers[:2]), threads=1
+    )
+    accuracies = []
+    for changes in ({}, {"quantised_epochs": 1, "activation_bits": 3, "weight_bits": 3}):
+        run = training.new_run(dataclasses.replace(config, **changes))
+        for _ in training.epochs(run):
+            pass
+        ranges = measure_ranges(run.network, mnist.train_images[:2000])
+        integers = round_network(run.network, ranges, 1.0, 3, 3)
+        accuracies.append(evaluate(integers, mnist.test_images, mnist.test_labels).accuracy)
+    assert accuracies[1] > accuracies[0] + 1

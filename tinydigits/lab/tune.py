@@ -1,0 +1,80 @@
+"""What a change of a preset's training is worth, on training digits that are held out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tinydigits.config import (
+    A_LITTLE_PAPER_AND_INK,
+    MOST_PAPER_AND_INK,
+    PAPER_AND_INK,
+    PRESETS,
+    Config,
+    preset,
+)
+from tinydigits.files import Failure, Misuse
+from tinydigits.lab.certify import read_study, require_clean_tree, train_seeds
+
+Question = Literal["paper", "rounding"]
+ANSWERS: dict[Question, dict[str, dict[str, Any]]] = {
+    "paper": {
+        "none": {"paper": 0.0, "fading": 0.0},
+        "half": A_LITTLE_PAPER_AND_INK,
+        "most": MOST_PAPER_AND_INK,
+        "all": PAPER_AND_INK,
+    },
+    "rounding": {
+        "none": {},
+        "w8a6": {"quantised_epochs": 3, "activation_bits": 6},
+        "w8a4": {"quantised_epochs": 3, "activation_bits": 4},
+    },
+}
+"""What is compared: for each question some trainings, by the fields of `Config` that they change.
+
+paper: how much grey paper and pale ink; rounding: which bits the last epochs are trained for.
+"""
+
+
+def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, folder: Path) -> None:
+    """Train presets in the ways that a question compares, and measure on the held-out digits.
+
+    Args:
+        question: one of `ANSWERS`.
+        names: the presets.
+        seeds: how many of each, from 0 up.
+        jobs: as for `train_seeds`.
+        folder: the folder of all results; these go to QUESTION/NAME-ANSWER.json in it.
+
+    Raises: as `tinydigits.lab.certify.certify`, and Misuse where there is no such question.
+    """
+    if question not in ANSWERS:
+        raise Misuse(f"{question} must be one of {', '.join(get_args(Question))}.")
+    require_clean_tree()
+    configs = {p: config for name in names for p, config in trainings(question, name, folder)}
+    for path, config in configs.items():
+        train_seeds(config, seeds, jobs, "local", path, keep_weights=False)
+
+
+def trainings(question: Question, name: str, folder: Path) -> list[tuple[Path, Config]]:
+    """The trainings of a preset that are compared, each with the file for its results."""
+    held_out = dataclasses.replace(preset(name), validation=True)
+    return [
+        (folder / question / f"{name}-{answer}.json", dataclasses.replace(held_out, **fields))
+        for answer, fields in ANSWERS[question].items()
+    ]
+
+
+def read_trainings(question: Question, folder: Path) -> list[dict[str, Any]]:
+    """The studies that `tune` wrote, in the order of the presets.
+
+    Raises:
+        Failure: there is none, or one is damaged.
+    """
+    paths = [p for name in PRESETS for p, _ in trainings(question, name, folder) if p.exists()]
+    if not paths:
+        raise Failure(
+            f"{folder} holds no {question}/: make it with tinydigits lab tune {question} PRESET."
+        )
+    return [read_study(path) for path in paths]

@@ -1,0 +1,110 @@
+"""Quantisation-aware training: the network learns with the numbers that its integers will have.
+
+Weights and activations are rounded on the way forward as `tinydigits.quantise` will round them
+(Jacob et al. 2018, "Quantization and training of neural networks for efficient
+integer-arithmetic-only inference"). Rounding has no slope, so on the way back it counts as if it
+were not there (Bengio et al. 2013, "Estimating or propagating gradients through stochastic
+neurons"). BatchNorm is left as it is: a device keeps 16 bits of what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from tinydigits.layers import plan
+from tinydigits.model import Network
+
+
+def forward_rounded(
+    model: Network,
+    images: torch.Tensor,
+    ranges: list[float],
+    activation_bits: int,
+    weight_bits: int,
+) -> torch.Tensor:
+    """What `model(images)` gives, computed with rounded weights and activations.
+
+    Args:
+        model: the network; BatchNorm counts the batch, if it is in train mode.
+        images: as the network takes them, (B, 1, 28, 28).
+        ranges: the largest activation of each stage that can be told from larger ones, as
+            `tinydigits.quantise.measure_ranges` gives them.
+        activation_bits: 1 to 8.
+        weight_bits: 2 to 8, of the sums over channels; depthwise weights always have 8.
+
+    Returns:
+        Log-probabilities (B, classes), with gradients for the weights as they are.
+    """
+
+    def round_up_to(most: float) -> Callable[..., torch.Tensor]:
+        return lambda _block, _inputs, y: round_activations(y, most, activation_bits)
+
+    hooks = [
+        block.register_forward_hook(round_up_to(most))
+        for block, most in zip(model.features, ranges, strict=True)
+        if not isinstance(block, nn.MaxPool2d)  # the largest of rounded values is rounded
+    ]
+    try:
+        # A repeated convolution is one module under several names, so once is enough, and twice
+        # (as by tie_weights) would leave the rounded weights in it.
+        weights = rounded_weights(model, weight_bits)
+        return functional_call(model, weights, (images,), tie_weights=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def round_activations(values: torch.Tensor, most: float, bits: int) -> torch.Tensor:
+    """Values from 0 up to `most` in 2^bits - 1 equal steps; larger ones become `most`."""
+    step = most / (2**bits - 1)
+    values = values.clamp(max=most)
+    return straight_through(values, (values / step).round() * step)
+
+
+def rounded_weights(model: Network, bits: int) -> dict[str, torch.Tensor]:
+    """The weights of all convolutions, rounded, by their names in the network."""
+    weights = {}
+    *stages, _, _ = plan(model.layers, len(model.class_names))
+    for i, stage in enumerate(stages):
+        name = f"features.{i}.0"
+        if stage.kind == "pool" or stage.repeats is not None:
+            continue
+        if stage.kind == "separable":
+            # Nothing stands between the two halves: the first one's scales go into the second.
+            taps, rows = (model.get_parameter(f"{name}.{half}.weight") for half in (0, 1))
+            weights[f"{name}.0.weight"], scale = round_rows(taps, 8)
+            scale = scale.view(1, -1, 1, 1)
+            weights[f"{name}.1.weight"] = round_rows(rows * scale, bits)[0] / scale
+        else:
+            rows = model.get_parameter(f"{name}.weight")
+            most = 8 if stage.kind == "depthwise" else bits
+            weights[f"{name}.weight"], _ = round_rows(rows, most)
+    # The classes have one scale for all rows, since logits are compared with each other.
+    rows = model.classes.weight
+    weights["classes.weight"] = round_rows(rows[None], bits)[0][0]
+    return weights
+
+
+def round_rows(weights: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's weights as multiples of a scale of its own, the largest 2^(bits - 1) - 1 of them.
+
+    Args:
+        weights: the first of its axes counts the rows.
+        bits: 2 to 8.
+
+    Returns:
+        The rounded weights, and the scales (rows, 1, ...), without gradients.
+    """
+    largest = weights.detach().abs().amax(tuple(range(1, weights.ndim)), keepdim=True)
+    scale = largest.div(2 ** (bits - 1) - 1)
+    scale = torch.where(scale > 0, scale, 1.0)
+    return straight_through(weights, (weights / scale).round() * scale), scale
+
+
+def straight_through(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """The rounded values, with the gradient of those that were not."""
+    return values + (rounded - values).detach()
