@@ -366,7 +366,7 @@ PAPER_AND_INK = {"paper": 0.3, "fading": 0.4}
 MOST_PAPER_AND_INK = {"paper": 0.2, "fading": 0.3}
 """Less of both, for a smaller network that is to bear them."""
 A_LITTLE_PAPER_AND_INK = {"paper": 0.15, "fading": 0.2}
-"""Half of it, for the presets to which all of it would cost accuracy on MNIST's own paper."""
+"""Half of `PAPER_AND_INK`, for presets to which more would cost accuracy on MNIST's own paper."""
 
 
 def classic() -> Config:

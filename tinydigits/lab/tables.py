@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tinydigits.config import ACCURACY_GOAL, PRESETS, preset
+from tinydigits.config import ACCURACY_GOAL, PRESETS
 from tinydigits.files import Failure, read_json, reason, write_atomically
-from tinydigits.layers import stored, total
-from tinydigits.modelfile import summarise
+from tinydigits.layers import Stage, plan, stored, total
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,7 +199,7 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
     ]
     for study in studies:
         numbers = study["statistics"]
-        stages = summarise(preset(study["preset"]))
+        stages = stages_of(study)
         parameters, macs = total(stages)
         lines.append(
             f"| `{study['preset']}` | {parameters:,} | {stored(stages):,} "
@@ -216,6 +215,11 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
         f"{' and '.join(sorted(trained))}."
     )
     return "\n".join(lines)
+
+
+def stages_of(study: dict[str, Any]) -> list[Stage]:
+    """The plan of the network that was trained, whatever the preset is today."""
+    return plan(tuple(study["config"]["layers"]))
 
 
 def spread(numbers: dict[str, Any] | None) -> str:
@@ -306,7 +310,7 @@ def short_table(studies: list[dict[str, Any]]) -> str:
     lines = ["| preset | parameters | accuracy % (mean of n seeds) |", "|---|--:|--:|"]
     for study in studies:
         numbers = study["statistics"]
-        parameters, _ = total(summarise(preset(study["preset"])))
+        parameters, _ = total(stages_of(study))
         lines.append(
             f"| `{study['preset']}` | {parameters:,} | {numbers['mean']:.2f} ({numbers['n']}) |"
         )
@@ -321,7 +325,7 @@ def figure(studies: list[dict[str, Any]], others: list[dict[str, Any]]) -> Figur
     axes = drawing.subplots()
     for study in studies:
         numbers = study["statistics"]
-        parameters, _ = total(summarise(preset(study["preset"])))
+        parameters, _ = total(stages_of(study))
         axes.errorbar(
             parameters, numbers["mean"], numbers["sd"], fmt="o", color="#0072b2", capsize=3
         )
@@ -337,13 +341,14 @@ def figure(studies: list[dict[str, Any]], others: list[dict[str, Any]]) -> Figur
         )
     for row in others:
         label, parameters, accuracy = row["label"], row["parameters"], row["accuracy"]
+        left = not 1_500 < parameters < 15_000  # where ours are in the way on the left
         axes.plot(parameters, accuracy, "D", color="#999999", markersize=5)
         axes.annotate(
             label,
             (parameters, accuracy),
-            xytext=(-6, 0),
+            xytext=(-6 if left else 6, 0),
             textcoords="offset points",
-            horizontalalignment="right",
+            horizontalalignment="right" if left else "left",
             verticalalignment="center",
             color="#555555",
             fontsize=8,
