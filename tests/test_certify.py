@@ -22,6 +22,7 @@ from tinydigits.lab.certify import (
     FORMS,
     RAW,
     SHIPPED_FORM,
+    Forms,
     certify,
     describe,
     read_study,
@@ -89,6 +90,11 @@ def test_what_only_some_seeds_measured_is_not_summed_up() -> None:
     found = summary([measured(99.0), {"accuracy": 99.2}])
     assert found["statistics"]["n"] == 2
     assert found["integers"] == found["raw"] == {}
+    more = measured(99.2)
+    more["integers"]["w3a8"] = 80.0
+    for rows in ([measured(99.0), more], [more, measured(99.0)]):
+        assert {*summary(rows)["integers"]} == {*FORMS}
+    assert summary([more, more])["integers"]["w3a8"]["mean"] == 80
 
 
 @pytest.mark.slow
@@ -151,7 +157,7 @@ def test_a_ray_cluster_gives_the_same_weights(cheap: str, tmp_path: Path) -> Non
 # -------------------------------------------------------------------- the code that trained it
 
 
-def train_nothing(made: config.Config) -> tuple[dict[str, Any], bytes]:
+def train_nothing(made: config.Config, _forms: Forms) -> tuple[dict[str, Any], bytes]:
     return {"seed": made.seed, "accuracy": 99.0 + made.seed / 10}, b"weights"
 
 
@@ -201,9 +207,9 @@ def test_a_commit_that_is_made_while_seeds_train_is_not_theirs(
 ) -> None:
     now = ["before"]
 
-    def train(made: config.Config) -> tuple[dict[str, Any], bytes]:
+    def train(made: config.Config, forms: Forms) -> tuple[dict[str, Any], bytes]:
         now[0] = "after-dirty"
-        return train_nothing(made)
+        return train_nothing(made, forms)
 
     monkeypatch.setattr(module, "commit", lambda: now[0])
     monkeypatch.setattr(module, "train_seed", train)
@@ -295,7 +301,7 @@ def test_a_changed_tree_is_dirty(git: Any, tmp_path: Path, name: str, change: st
 def test_who_stops_a_study_is_told_how_to_go_on(
     cheap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(made: config.Config) -> None:
+    def stop(made: config.Config, forms: Forms) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tinydigits.lab.certify.train_seed", stop)

@@ -73,6 +73,15 @@ def test_the_table_of_held_out_trainings_shows_layers_amounts_and_means() -> Non
     assert line == ["`dash`", "conv3:2 pool", "15 %, 80 %", "99.500 ± 0.250 (2)", *raw]
 
 
+def test_the_table_of_trainings_for_few_bits_shows_what_the_integers_lose() -> None:
+    plain, trained = study_with(0, 0, True), study_with(0, 0, True)
+    plain["config"] |= {"quantised_epochs": 0, "weight_bits": 8, "activation_bits": 8}
+    trained["config"] |= {"quantised_epochs": 3, "weight_bits": 6, "activation_bits": 4}
+    _, _, *lines = map(cells, tables.rounding_table([plain, trained]).splitlines())
+    lost = ["99.500 ± 0.250 (2)", *["-0.500"] * len(FORMS), "-"]  # w4a8 was not measured
+    assert lines == [["`dash`", "none", *lost], ["`dash`", "w6a4, 3", *lost]]
+
+
 def test_only_what_is_between_the_marks_is_replaced() -> None:
     text = "before\n<!-- ladder: begin -->\nold\n<!-- ladder: end -->\nafter"
     assert tables.replace_table(text, "ladder", "new") == text.replace("old", "new")

@@ -28,13 +28,13 @@ def test_none_and_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) 
 def test_the_last_epochs_are_trained_for_integers_of_fewer_bits(tmp_path: Path) -> None:
     trainings = dict(tune.trainings("rounding", "tiny2k", tmp_path))
     assert [path.name for path in trainings] == [
-        f"tiny2k-{answer}.json" for answer in ("none", "w8a6", "w8a4")
+        f"tiny2k-{answer}.json" for answer in ("none", "w8a6", "w8a4", "w6a8", "w4a8")
     ]
     plain, *others = trainings.values()
     assert plain == dataclasses.replace(config.preset("tiny2k"), validation=True)
-    for training, bits in zip(others, (6, 4), strict=True):
+    for training, bits in zip(others, ((8, 6), (8, 4), (6, 8), (4, 8)), strict=True):
         assert training.quantised_epochs > 0
-        assert (training.weight_bits, training.activation_bits) == (8, bits)
+        assert (training.weight_bits, training.activation_bits) == bits
 
 
 def test_an_unknown_question_is_refused(tmp_path: Path) -> None:
@@ -67,6 +67,7 @@ def test_each_amount_is_trained_and_measured_on_raw_digits(
     for study in studies:
         assert study["config"]["validation"]
         assert {*study["raw"]} == {*RAW}
+        assert [*study["integers"]] == [*tune.ROUNDED]
     before = [path.read_bytes() for path in paths]
     monkeypatch.setattr("tinydigits.lab.certify.train_seed", None)  # training now would fail
     tune.tune("paper", ("cheap",), 2, 2, tmp_path)

@@ -36,8 +36,10 @@ from tinydigits.training import epochs, first_epoch_over_goal, new_run
 
 Backend = Literal["local", "ray"]
 
-FORMS = {"w8a8": (8, 8), "w8a6": (8, 6), "w8a4": (8, 4), "w6a8": (6, 8)}
-"""The integer networks that are measured: bits of the weights and of the activations."""
+Forms = dict[str, tuple[int, int]]
+"""Integer networks: bits of the weights and of the activations."""
+FORMS: Forms = {"w8a8": (8, 8), "w8a6": (8, 6), "w8a4": (8, 4), "w6a8": (6, 8)}
+"""Those that are measured of every preset."""
 SHIPPED_FORM = "w8a8"
 """The one that comes with the package."""
 RAW = {
@@ -70,7 +72,13 @@ def certify(
 
 
 def train_seeds(
-    config: Config, seeds: int, jobs: int, backend: Backend, path: Path, keep_weights: bool
+    config: Config,
+    seeds: int,
+    jobs: int,
+    backend: Backend,
+    path: Path,
+    keep_weights: bool,
+    forms: Forms = FORMS,
 ) -> dict[str, Any]:
     """Train a network from the seeds 0 to `seeds` - 1 and write the results to `path`.
 
@@ -86,6 +94,7 @@ def train_seeds(
             RAY_ADDRESS names, or a new one).
         path: the file for the results.
         keep_weights: whether to keep the weights of seed 0 beside it.
+        forms: the integer networks to measure.
 
     Returns:
         What the file holds: the seeds' results, their statistics, and all that is needed to
@@ -137,7 +146,8 @@ def train_seeds(
             of_round = missing[first : first + jobs]
             try:
                 results = Parallel()(
-                    delayed(train_seed)(dataclasses.replace(config, seed=seed)) for seed in of_round
+                    delayed(train_seed)(dataclasses.replace(config, seed=seed), forms)
+                    for seed in of_round
                 )
             except KeyboardInterrupt:
                 say(f"Stopped with {len(done)} of {seeds} seeds; the same command goes on there.")
@@ -190,7 +200,7 @@ def without_seed(config: Config) -> dict[str, Any]:
     return {key: value for key, value in config.to_json().items() if key != "seed"}
 
 
-def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
+def train_seed(config: Config, forms: Forms) -> tuple[dict[str, Any], bytes]:
     """Train one seed, as a worker does: its row of the results, and its weights.
 
     The workers share a machine, so each one is told its number of threads (`config.threads`).
@@ -203,7 +213,7 @@ def train_seed(config: Config) -> tuple[dict[str, Any], bytes]:
     ranges = measure_ranges(run.network, run.dataset.train_images[:CALIBRATION])
     integers = {
         form: round_network(run.network, ranges, weight_bits=w, activation_bits=a)
-        for form, (w, a) in FORMS.items()
+        for form, (w, a) in forms.items()
     }
     both = {"float": run.network, "integers": integers[SHIPPED_FORM]}
     raw = {name: harm(run.images, amount) for name, (harm, amount) in RAW.items()}
@@ -231,14 +241,16 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         statistics; integers, by form; raw, by damage and then float and integers. The latter two
-        are empty for studies from before they were measured.
+        have what was measured of all seeds; nothing, in studies from before that was done.
     """
     everywhere = seeds if all("integers" in row and "raw" in row for row in seeds) else []
+    forms = everywhere[0]["integers"] if everywhere else {}
     return {
         "statistics": describe([row["accuracy"] for row in seeds]),
         "integers": {
             form: describe([row["integers"][form] for row in everywhere])
-            for form in (FORMS if everywhere else ())
+            for form in forms
+            if all(form in row["integers"] for row in everywhere)
         },
         "raw": {
             name: {

@@ -217,7 +217,7 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def stages_of(study: dict[str, Any]) -> list[Stage]:
+def stages_of(study: dict[str, Any]) -> tuple[Stage, ...]:
     """The plan of the network that was trained, whatever the preset is today."""
     return plan(tuple(study["config"]["layers"]))
 
@@ -287,17 +287,18 @@ def rounding_table(studies: list[dict[str, Any]]) -> str:
 
     The integers' columns have the mean difference to the same seeds' float networks.
     """
-    from tinydigits.lab.certify import FORMS
+    from tinydigits.lab.tune import ROUNDED
 
     lines = [
-        f"| preset | last epochs trained for | float %, mean ± sd (n) | {' | '.join(FORMS)} |",
-        "|---|---|--:" + "|--:" * len(FORMS) + "|",
+        f"| preset | last epochs trained for | float %, mean ± sd (n) | {' | '.join(ROUNDED)} |",
+        "|---|---|--:" + "|--:" * len(ROUNDED) + "|",
     ]
     for study in studies:
         config, numbers = study["config"], study["statistics"]
         bits = f"w{config['weight_bits']}a{config['activation_bits']}"
         epochs = config["quantised_epochs"]
-        lost = [f"{study['integers'][form]['mean'] - numbers['mean']:+.3f}" for form in FORMS]
+        means = {form: found["mean"] for form, found in study["integers"].items()}
+        lost = [f"{means[f] - numbers['mean']:+.3f}" if f in means else "-" for f in ROUNDED]
         lines.append(
             f"| `{study['preset']}` | {f'{bits}, {epochs}' if epochs else 'none'} "
             f"| {spread(numbers)} ({numbers['n']}) | {' | '.join(lost)} |"

@@ -15,7 +15,7 @@ from tinydigits.config import (
     preset,
 )
 from tinydigits.files import Failure, Misuse
-from tinydigits.lab.certify import read_study, require_clean_tree, train_seeds
+from tinydigits.lab.certify import FORMS, Forms, read_study, require_clean_tree, train_seeds
 
 Question = Literal["paper", "rounding"]
 ANSWERS: dict[Question, dict[str, dict[str, Any]]] = {
@@ -29,12 +29,18 @@ ANSWERS: dict[Question, dict[str, dict[str, Any]]] = {
         "none": {},
         "w8a6": {"quantised_epochs": 3, "activation_bits": 6},
         "w8a4": {"quantised_epochs": 3, "activation_bits": 4},
+        "w6a8": {"quantised_epochs": 3, "weight_bits": 6},
+        "w4a8": {"quantised_epochs": 3, "weight_bits": 4},
     },
 }
 """What is compared: for each question some trainings, by the fields of `Config` that they change.
 
 paper: how much grey paper and pale ink; rounding: which bits the last epochs are trained for.
 """
+
+
+ROUNDED: Forms = FORMS | {"w4a8": (4, 8)}
+"""The integer networks that are measured: those of all presets, and the coarsest weights."""
 
 
 def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, folder: Path) -> None:
@@ -54,7 +60,7 @@ def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, fold
     require_clean_tree()
     configs = {p: config for name in names for p, config in trainings(question, name, folder)}
     for path, config in configs.items():
-        train_seeds(config, seeds, jobs, "local", path, keep_weights=False)
+        train_seeds(config, seeds, jobs, "local", path, keep_weights=False, forms=ROUNDED)
 
 
 def trainings(question: Question, name: str, folder: Path) -> list[tuple[Path, Config]]:
