@@ -37,6 +37,11 @@ def test_the_last_epochs_are_trained_for_integers_of_fewer_bits(tmp_path: Path) 
         assert (training.weight_bits, training.activation_bits) == bits
 
 
+def test_a_short_training_is_rounded_from_the_start(tmp_path: Path) -> None:
+    _, *rounded = tune.trainings("rounding", "sprint", tmp_path)
+    assert [training.quantised_epochs for _, training in rounded] == [1] * 4
+
+
 def test_an_unknown_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="one of paper, rounding"):
         tune.tune("colour", ("tiny1k",), 2, 1, tmp_path)  # pyright: ignore[reportArgumentType]

@@ -15,39 +15,35 @@ from tinydigits.config import (
     preset,
 )
 from tinydigits.files import Failure, Misuse
-from tinydigits.lab.certify import FORMS, Forms, read_study, require_clean_tree, train_seeds
+from tinydigits.lab.certify import (
+    FORMS,
+    SHIPPED_FORM,
+    Forms,
+    read_study,
+    require_clean_tree,
+    train_seeds,
+)
 
 Question = Literal["paper", "rounding"]
-ANSWERS: dict[Question, dict[str, dict[str, Any]]] = {
-    "paper": {
-        "none": {"paper": 0.0, "fading": 0.0},
-        "half": A_LITTLE_PAPER_AND_INK,
-        "most": MOST_PAPER_AND_INK,
-        "all": PAPER_AND_INK,
-    },
-    "rounding": {
-        "none": {},
-        "w8a6": {"quantised_epochs": 3, "activation_bits": 6},
-        "w8a4": {"quantised_epochs": 3, "activation_bits": 4},
-        "w6a8": {"quantised_epochs": 3, "weight_bits": 6},
-        "w4a8": {"quantised_epochs": 3, "weight_bits": 4},
-    },
+AMOUNTS = {
+    "none": {"paper": 0.0, "fading": 0.0},
+    "half": A_LITTLE_PAPER_AND_INK,
+    "most": MOST_PAPER_AND_INK,
+    "all": PAPER_AND_INK,
 }
-"""What is compared: for each question some trainings, by the fields of `Config` that they change.
-
-paper: how much grey paper and pale ink; rounding: which bits the last epochs are trained for.
-"""
-
-
+"""Of grey paper and pale ink: fields of `Config`."""
 ROUNDED: Forms = FORMS | {"w4a8": (4, 8)}
 """The integer networks that are measured: those of all presets, and the coarsest weights."""
+ROUNDED_EPOCHS = 3
+"""How many epochs, at the end, are trained for integers of few bits."""
 
 
 def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, folder: Path) -> None:
     """Train presets in the ways that a question compares, and measure on the held-out digits.
 
     Args:
-        question: one of `ANSWERS`.
+        question: paper: how much grey paper and pale ink; rounding: which bits the last epochs are
+            trained for.
         names: the presets.
         seeds: how many of each, from 0 up.
         jobs: as for `train_seeds`.
@@ -55,7 +51,7 @@ def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, fold
 
     Raises: as `tinydigits.lab.certify.certify`, and Misuse where there is no such question.
     """
-    if question not in ANSWERS:
+    if question not in get_args(Question):
         raise Misuse(f"{question} must be one of {', '.join(get_args(Question))}.")
     require_clean_tree()
     configs = {p: config for name in names for p, config in trainings(question, name, folder)}
@@ -65,10 +61,19 @@ def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, fold
 
 def trainings(question: Question, name: str, folder: Path) -> list[tuple[Path, Config]]:
     """The trainings of a preset that are compared, each with the file for its results."""
-    held_out = dataclasses.replace(preset(name), validation=True)
+    config = dataclasses.replace(preset(name), validation=True)
+    answers: dict[str, dict[str, Any]] = {**AMOUNTS}
+    if question == "rounding":
+        last = min(ROUNDED_EPOCHS, config.epochs)
+        answers = {
+            form: {"quantised_epochs": last, "weight_bits": w, "activation_bits": a}
+            for form, (w, a) in ROUNDED.items()
+            if form != SHIPPED_FORM
+        }
+        answers = {"none": {}, **answers}
     return [
-        (folder / question / f"{name}-{answer}.json", dataclasses.replace(held_out, **fields))
-        for answer, fields in ANSWERS[question].items()
+        (folder / question / f"{name}-{answer}.json", dataclasses.replace(config, **fields))
+        for answer, fields in answers.items()
     ]
 
 
