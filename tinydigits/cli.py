@@ -458,24 +458,42 @@ def stress(
     print(table(stress(preset_names or tuple(PRESETS), results, jobs, digits)))
 
 
-def threads(rounds: int = 5, seconds: float = 2, out: Path | None = None) -> None:
-    """Time training steps by number of threads and by how the threads wait for each other.
+def threads(
+    preset_names: Annotated[
+        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
+    ] = (),
+    results: Path = RESULTS,
+    rounds: int = 5,
+    seconds: float = 2,
+) -> None:
+    """Time training steps with one thread and with one per core.
 
-    Prints Markdown tables. Measure on a machine that does nothing else.
+    Prints a Markdown table. Measure on a machine that does nothing else.
 
     Args:
+        preset_names: The presets to time; by default all of them.
+        results: The folder for threads.json, in which other presets stay as they are.
         rounds: How often each setting gets its turn.
         seconds: How long a turn trains.
-        out: A file for the figures, as JSON.
     """
-    from tinydigits.files import write_json
-    from tinydigits.lab.threads import compare, gain_table, waiting_table
+    from tinydigits.lab.threads import compare_threads, gain_table
 
-    timed = compare(rounds, seconds)
-    print(waiting_table(timed), end="\n\n")
-    print(gain_table(timed))
-    if out is not None:
-        write_json(out, timed)
+    print(gain_table(compare_threads(preset_names or tuple(PRESETS), results, rounds, seconds)))
+
+
+def waiting(results: Path = RESULTS, rounds: int = 5, seconds: float = 2) -> None:
+    """Time training steps by how the threads wait for each other.
+
+    Prints a Markdown table. Measure on a machine that does nothing else.
+
+    Args:
+        results: The folder for waiting.json.
+        rounds: How often each setting gets its turn.
+        seconds: How long a turn trains.
+    """
+    from tinydigits.lab.threads import compare_waiting, waiting_table
+
+    print(waiting_table(compare_waiting(results, rounds, seconds)))
 
 
 def judge(
@@ -564,8 +582,20 @@ def bill(
 
 COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
 LAB = (
-    *(certify, ablation, tune, fashion, integers, stress, parity, bill, benchmark, threads, judge),
-    *(pictures, tables),
+    *(
+        certify,
+        ablation,
+        tune,
+        fashion,
+        integers,
+        stress,
+        parity,
+        bill,
+        benchmark,
+        threads,
+        waiting,
+    ),
+    *(judge, pictures, tables),
 )
 
 

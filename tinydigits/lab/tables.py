@@ -79,7 +79,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (docs / "from-baseline-to-classic.md", "ablation", changes),
         (performance, "speed", shown(results, "benchmark", benchmark.speed_table)),
         (performance, "profile", shown(results, "benchmark", benchmark.profile_table)),
-        (performance, "waiting", shown(results, "threads", threads.waiting_table)),
+        (performance, "waiting", shown(results, "waiting", threads.waiting_table)),
         (performance, "threads", shown(results, "threads", threads.gain_table)),
         (docs / "own-data.md", "fashion", shown(results, "fashion", fashion.table)),
         (docs / "deploy.md", "bill", shown(results, "bill", bill.table)),

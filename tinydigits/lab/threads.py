@@ -17,14 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from tinydigits.config import PRESETS, preset
-from tinydigits.files import Misuse
+from tinydigits.config import preset
+from tinydigits.files import Misuse, write_json
 from tinydigits.lab.benchmark import batches
+from tinydigits.lab.certify import commit, update_presets
 from tinydigits.machine import choose_threads, count_cores, describe_machine, step_macs
 from tinydigits.training import Run, new_run, train_step
 
@@ -49,60 +51,80 @@ WARM_UP = 3
 """Training steps that are not counted, because the first ones prepare the others."""
 
 
-def compare(rounds: int = 5, seconds: float = 2) -> dict[str, Any]:
-    """Time training steps on the CPU by number of threads and by how the threads wait.
+def compare_threads(
+    names: tuple[str, ...], results: Path, rounds: int = 5, seconds: float = 2
+) -> dict[str, Any]:
+    """Time presets' training steps on the CPU by number of threads, and write threads.json.
 
-    All settings take turns, so that a drifting machine hits all of them alike. Measure on a machine
-    that does nothing else.
+    All take turns, so that a drifting machine hits all of them alike. Measure on a machine that
+    does nothing else.
 
     Args:
+        names: the presets.
+        results: the folder for threads.json.
         rounds: turns of each setting, each in a process of its own.
         seconds: how long a turn trains, beside what its start and its first steps take.
 
     Returns:
-        The seconds of a training step, a number for each turn: "waiting" has them for `WAITING`
-        with one thread and with one per core, for each of `WAITS`, on the machine as it is
-        ("quiet") and beside as many busy processes as there are cores ("busy"); "presets" has them
-        for each preset by the number of threads, with what `choose_threads` takes and the
-        figure that it goes by. Beside that the machine.
+        What the file holds: for each preset the seconds of a training step, a number for each
+        turn, by the number of threads; what `choose_threads` takes and the figure that it goes
+        by; and the machine. Presets that are not named stay as they were.
 
     Raises:
         Misuse: there is nothing to measure, or only one core.
     """
+    code, cores = commit(), several_cores(rounds, seconds)
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "threads": choose_threads(preset(name)),
+            "step_macs": step_macs(preset(name)),
+            "seconds_per_step": {"1": [], str(cores): []},
+            **describe_machine(torch.device("cpu")),
+        }
+        for name in names
+    }
+    for _ in tqdm(range(rounds), "threads"):
+        for name, row in rows.items():
+            for threads, turns in row["seconds_per_step"].items():
+                turns.append(seconds_in_process(int(threads), seconds, preset_name=name))
+    return update_presets(results / "threads.json", rows, code)
+
+
+def compare_waiting(results: Path, rounds: int = 5, seconds: float = 2) -> dict[str, Any]:
+    """Time the training steps of `WAITING` by how its threads wait, and write waiting.json.
+
+    Args: as for `compare_threads`.
+
+    Returns:
+        What the file holds: under "waiting" the seconds of a training step, a number for each
+        turn, with one thread and with one per core, for each of `WAITS`, on the machine as it is
+        ("quiet") and beside as many busy processes as there are cores ("busy"); and the machine.
+
+    Raises: as `compare_threads`.
+    """
+    code, cores = commit(), several_cores(rounds, seconds)
+    rows: list[dict[str, Any]] = [
+        {"threads": threads, "spins": spins, "quiet": [], "busy": []}
+        for threads, spins in ((1, WAITS[0]), *((cores, spins) for spins in WAITS))
+    ]
+    for part, others in (("quiet", 0), ("busy", cores)):
+        with busy_processes(others):
+            for _ in tqdm(range(rounds), part):
+                for row in rows:
+                    row[part].append(seconds_in_process(row["threads"], seconds, row["spins"]))
+    timed = {"commit": code, "waiting": rows, **describe_machine(torch.device("cpu"))}
+    write_json(results / "waiting.json", timed)
+    return timed
+
+
+def several_cores(rounds: int, seconds: float) -> int:
+    """How many cores there are to compare; Misuse if one, or if nothing is to be measured."""
     cores = count_cores()
     if rounds < 1 or seconds <= 0:
         raise Misuse("threads needs at least 1 round and more than 0 seconds.")
     if cores == 1:
         raise Misuse("There is a single core here, so there is nothing to compare.")
-    waiting: list[dict[str, Any]] = [
-        {"threads": threads, "spins": spins, "quiet": [], "busy": []}
-        for threads, spins in ((1, WAITS[0]), *((cores, spins) for spins in WAITS))
-    ]
-    presets: dict[str, dict[str, Any]] = {
-        name: {
-            "threads": choose_threads(preset(name)),
-            "step_macs": step_macs(preset(name)),
-            "seconds_per_step": {"1": [], str(cores): []},
-        }
-        for name in PRESETS
-    }
-    for _ in tqdm(range(rounds), "quiet"):
-        for row in waiting:
-            row["quiet"].append(seconds_in_process(row["threads"], seconds, row["spins"]))
-        for name, row in presets.items():
-            for threads, turns in row["seconds_per_step"].items():
-                turns.append(seconds_in_process(int(threads), seconds, preset_name=name))
-    with busy_processes(cores):
-        for _ in tqdm(range(rounds), "busy"):
-            for row in waiting:
-                row["busy"].append(seconds_in_process(row["threads"], seconds, row["spins"]))
-    return {
-        "waiting": waiting,
-        "presets": presets,
-        "rounds": rounds,
-        "seconds": seconds,
-        **describe_machine(torch.device("cpu")),
-    }
+    return cores
 
 
 def seconds_per_step(run: Run, seconds: float) -> float:
@@ -150,7 +172,7 @@ def busy_processes(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def waiting_table(timed: dict[str, Any]) -> str:
-    """How long a training step takes by how the threads wait, from `compare`, as Markdown."""
+    """How long a step takes by how the threads wait, from `compare_waiting`, as Markdown."""
     lines = [
         "| threads | GOMP_SPINCOUNT | quiet: median | slowest start | of the default's "
         "| busy: median | slowest start | of the default's |",
@@ -166,29 +188,34 @@ def waiting_table(timed: dict[str, Any]) -> str:
             cells.append(f"{median / usual:.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     lines.append(
-        f"\nMilliseconds a training step of `{WAITING}`, in {timed['rounds']} processes for each "
-        f"figure; the default is {default['spins']:,} rounds. {measured_on(timed)}"
+        f"\nMilliseconds a training step of `{WAITING}`, in {len(default['quiet'])} processes for "
+        f"each figure; the default is {default['spins']:,} rounds. {measured_on(timed)}; by "
+        "`tinydigits lab waiting`."
     )
     return "\n".join(lines)
 
 
 def gain_table(timed: dict[str, Any]) -> str:
-    """What several threads bring to each preset, from `compare`, as a Markdown table."""
+    """What several threads bring to each preset, from `compare_threads`, as a Markdown table."""
     presets = timed["presets"]
-    _, cores = presets[WAITING]["seconds_per_step"]
     lines = [
-        f"| preset | million MACs a step | 1 thread | {cores} threads "
-        "| times as fast | threads taken |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| preset | million MACs a step | 1 thread | several | how many | times as fast "
+        "| threads taken |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in presets.items():
-        one, all_cores = (statistics.median(turns) for turns in row["seconds_per_step"].values())
+        one, several = (statistics.median(turns) for turns in row["seconds_per_step"].values())
+        _, cores = row["seconds_per_step"]
         lines.append(
-            f"| {name} | {row['step_macs'] / 1e6:.1f} | {1000 * one:.1f} | {1000 * all_cores:.1f} "
-            f"| {gain(row):.2f} | {row['threads']} |"
+            f"| {name} | {row['step_macs'] / 1e6:.1f} | {1000 * one:.1f} | {1000 * several:.1f} "
+            f"| {cores} | {gain(row):.2f} | {row['threads']} |"
         )
+    turns = {len(turns) for row in presets.values() for turns in row["seconds_per_step"].values()}
     lines.append(
-        f"\nMilliseconds a training step, median of {timed['rounds']} turns. {measured_on(timed)}"
+        "\nMilliseconds a training step, median of "
+        f"{' or '.join(map(str, sorted(turns)))} turns. "
+        f"{' and '.join(sorted({measured_on(row) for row in presets.values()}))}; by "
+        "`tinydigits lab threads`."
     )
     return "\n".join(lines)
 
@@ -204,9 +231,7 @@ def gain(row: dict[str, Any]) -> float:
 
 def measured_on(timed: dict[str, Any]) -> str:
     """The machine, for the line under a table."""
-    return (
-        f"{timed['processor']}, PyTorch {timed['versions']['torch']}; by `tinydigits lab threads`."
-    )
+    return f"{timed['processor']}, PyTorch {timed['versions']['torch']}"
 
 
 if __name__ == "__main__":  # as `seconds_in_process` starts it
