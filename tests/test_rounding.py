@@ -40,7 +40,8 @@ def test_rounded_network_is_nearer_to_the_integers_than_the_float_one(
     bits = activation_bits, weight_bits
     integers = round_network(network, ranges, 1.0, *bits).log_probs(images)
     with torch.no_grad():
-        rounded = forward_rounded(network, torch.from_numpy(images), ranges, *bits).numpy()
+        known = dict(enumerate(ranges))
+        rounded = forward_rounded(network, torch.from_numpy(images), known, *bits).numpy()
     floats = network.log_probs(images)
     # What is left are ties: a value half way between two steps, which a last bit sends either way.
     assert np.abs(rounded - integers).mean() < 0.8 * np.abs(floats - integers).mean()
@@ -51,7 +52,8 @@ def test_weights_of_every_kind_of_layer_learn_and_stay_unrounded(few: Mnist):
     model = Network(LAYERS).train()
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     images = torch.from_numpy(few.train_images[:50])
-    log_probs = forward_rounded(model, images, [2.0] * len(model.features), 4, 3)
+    ranges: dict[int, float] = {}
+    log_probs = forward_rounded(model, images, ranges, 4, 3)
     labels = torch.from_numpy(few.train_labels[:50])
     torch.nn.functional.nll_loss(log_probs, labels).backward()
     for name, tensor in model.named_parameters():
@@ -61,8 +63,22 @@ def test_weights_of_every_kind_of_layer_learn_and_stay_unrounded(few: Mnist):
     for name, tensor in model.named_parameters():
         assert torch.equal(tensor, before[name])
     plain = model.eval()(images)
-    assert not torch.equal(plain, forward_rounded(model, images, [2.0] * len(model.features), 4, 3))
+    assert not torch.equal(plain, forward_rounded(model, images, ranges, 4, 3))
     assert torch.equal(plain, model(images))  # nothing is left behind in the network
+
+
+def test_missing_ranges_are_those_of_the_first_batch_and_stay(few: Mnist):
+    torch.manual_seed(0)
+    model = Network(LAYERS).eval()
+    ranges: dict[int, float] = {}
+    with torch.no_grad():
+        forward_rounded(model, torch.from_numpy(few.train_images), ranges, 8, 8)
+    expected = measure_ranges(model, few.train_images)
+    assert [*ranges] == [0, 1, 3, 4, 5]  # the pool has none
+    assert [ranges[i] for i in ranges] == pytest.approx([expected[i] for i in ranges], rel=0.05)
+    before = {**ranges}
+    forward_rounded(model, torch.from_numpy(few.train_images[:9] // 2), ranges, 8, 8)
+    assert ranges == before
 
 
 def test_depthwise_weights_keep_eight_bits():
@@ -80,13 +96,14 @@ def test_depthwise_weights_keep_eight_bits():
 
 
 @pytest.mark.slow
-def test_training_for_few_bits_pays_in_few_bits(mnist: Mnist):
-    """Two epochs of a small network, of which the second is trained for 3 and 3 bits, or is not."""
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_training_for_few_bits_pays_in_few_bits(mnist: Mnist, epochs: int):
+    """Two epochs of a small network, the last or both of them for 3 and 3 bits, or neither."""
     config = dataclasses.replace(
         preset("tiny1k"), epochs=2, layers=("pool", *preset("tiny1k").layers[:2]), threads=1
     )
     accuracies = []
-    for changes in ({}, {"quantised_epochs": 1, "activation_bits": 3, "weight_bits": 3}):
+    for changes in ({}, {"quantised_epochs": epochs, "activation_bits": 3, "weight_bits": 3}):
         run = training.new_run(dataclasses.replace(config, **changes))
         for _ in training.epochs(run):
             pass

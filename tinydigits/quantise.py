@@ -166,6 +166,12 @@ def measure_ranges(model: Network, images: np.ndarray) -> list[float]:
     return [float(values[-1]) or 1.0 for values in largest]
 
 
+def upper_end(values: torch.Tensor) -> float:
+    """The number below which lie all of a stage's values but the share OUTLIERS, above 0."""
+    largest = values.flatten().topk(int(values.numel() * OUTLIERS) + 1)[0]
+    return float(largest[-1]) or 1.0
+
+
 def fold(norm: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """BatchNorm in eval mode as a scale and a shift for each channel, float64."""
     mean, var, weight, bias = (

@@ -17,12 +17,13 @@ from torch.func import functional_call
 
 from tinydigits.layers import plan
 from tinydigits.model import Network
+from tinydigits.quantise import upper_end
 
 
 def forward_rounded(
     model: Network,
     images: torch.Tensor,
-    ranges: list[float],
+    ranges: dict[int, float],
     activation_bits: int,
     weight_bits: int,
 ) -> torch.Tensor:
@@ -31,8 +32,9 @@ def forward_rounded(
     Args:
         model: the network; BatchNorm counts the batch, if it is in train mode.
         images: as the network takes them, (B, 1, 28, 28).
-        ranges: the largest activation of each stage that can be told from larger ones, as
-            `tinydigits.quantise.measure_ranges` gives them.
+        ranges: the upper end of each stage's activations, as in
+            `tinydigits.quantise.measure_ranges`; what is missing is measured on these images, and
+            filled in.
         activation_bits: 1 to 8.
         weight_bits: 2 to 8, of the sums over channels; depthwise weights always have 8.
 
@@ -40,12 +42,17 @@ def forward_rounded(
         Log-probabilities (B, classes), with gradients for the weights as they are.
     """
 
-    def round_up_to(most: float) -> Callable[..., torch.Tensor]:
-        return lambda _block, _inputs, y: round_activations(y, most, activation_bits)
+    def rounding(stage: int) -> Callable[..., torch.Tensor]:
+        def hook(_block: nn.Module, _inputs: object, values: torch.Tensor) -> torch.Tensor:
+            if stage not in ranges:
+                ranges[stage] = upper_end(values.detach())
+            return round_activations(values, ranges[stage], activation_bits)
+
+        return hook
 
     hooks = [
-        block.register_forward_hook(round_up_to(most))
-        for block, most in zip(model.features, ranges, strict=True)
+        block.register_forward_hook(rounding(i))
+        for i, block in enumerate(model.features)
         if not isinstance(block, nn.MaxPool2d)  # the largest of rounded values is rounded
     ]
     try:

@@ -30,7 +30,6 @@ from tinydigits.files import Failure
 from tinydigits.machine import choose_device, choose_precision, use_threads
 from tinydigits.model import Network, build_model, start_from
 from tinydigits.muon import Muon
-from tinydigits.quantise import CALIBRATION, measure_ranges
 from tinydigits.rounding import forward_rounded
 
 
@@ -48,7 +47,7 @@ class Run:
     average: AveragedModel | None
     """The running average of the weights, where the configuration asks for one."""
     optimizer: torch.optim.Optimizer
-    ranges: list[float] | None = None
+    ranges: dict[int, float] | None = None
     """Where the activations end, by stage, in an epoch that computes with rounded numbers."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A row for each finished epoch."""
@@ -202,8 +201,7 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     total_right = torch.zeros((), device=run.device)
     n = 0
     if epoch > config.epochs - config.quantised_epochs:
-        # Measured before each such epoch, so that a run that is resumed there finds the same.
-        run.ranges = measure_ranges(run.network, run.dataset.train_images[:CALIBRATION])
+        run.ranges = {}  # measured anew, on the first batch
     run.model.train()
     batches = shuffled_batches(run.train_digits, config.batch_size, config.seed, epoch)
     steps_before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
