@@ -158,7 +158,7 @@ def test_a_ray_cluster_gives_the_same_weights(cheap: str, tmp_path: Path) -> Non
 
 
 def train_nothing(made: config.Config, _forms: Forms) -> tuple[dict[str, Any], bytes]:
-    return {"seed": made.seed, "accuracy": 99.0 + made.seed / 10}, b"weights"
+    return {"seed": made.seed, **measured(99.0 + made.seed / 10)}, b"weights"
 
 
 @pytest.fixture
@@ -196,10 +196,23 @@ def test_a_complete_study_of_float_networks_alone_is_judged(
     certify(no_training, 2, jobs=1, folder=tmp_path)
     path = tmp_path / "cheap.json"
     study = read_json(path)
-    path.write_text(json.dumps({k: v for k, v in study.items() if k not in ("integers", "raw")}))
-    asked, holds, found = verdicts(certify(no_training, 2, jobs=1, folder=tmp_path))[-1]
+    for row in study["seeds"]:
+        del row["integers"], row["raw"]
+    path.write_text(json.dumps(study))
+    asked, holds, found = verdicts(read_study(path))[-1]
     assert asked.startswith("own claim: the test digits, integers")
     assert (holds, found) == (False, "not measured")
+
+
+def test_seeds_that_lack_a_form_are_trained_again(no_training: str, tmp_path: Path) -> None:
+    study = certify(no_training, 3, jobs=1, folder=tmp_path)
+    del study["seeds"][1]["integers"]["w8a6"]
+    for row in study["seeds"]:
+        row["commit"] = "early"
+    (tmp_path / "cheap.json").write_text(json.dumps(study))
+    study = certify(no_training, 3, jobs=1, folder=tmp_path)
+    assert [row["commit"] for row in study["seeds"]] == ["early", "c0ffee", "early"]
+    assert {*study["integers"]} == {*FORMS}
 
 
 def test_a_commit_that_is_made_while_seeds_train_is_not_theirs(

@@ -22,6 +22,7 @@ from tinydigits import (
     Misuse,
     Mnist,
     epochs,
+    evaluate,
     finish,
     load,
     load_model,
@@ -32,6 +33,7 @@ from tinydigits import (
     train,
     training,
 )
+from tinydigits.files import read_json
 
 
 def summary_of(config: Config, out: Path) -> dict[str, Any]:
@@ -306,11 +308,17 @@ def test_resumed_run_ends_in_the_same_bits(few: Mnist, tmp_path: Path, options: 
     assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
-def test_a_run_for_integers_of_few_bits_leaves_them_too(few: Mnist, tmp_path: Path):
+def test_a_run_for_integers_of_few_bits_leaves_them_too(
+    few: Mnist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     config = dataclasses.replace(SMALL, quantised_epochs=1, activation_bits=5, weight_bits=3)
     summary_of(config, tmp_path / "run")
     network = load(tmp_path / "run")
     assert (network.activation_bits, network.weight_bits) == (5, 3)
+    summary = read_json(tmp_path / "run" / "summary.json")
+    found = evaluate(network, few.test_images, few.test_labels).accuracy
+    assert summary["accuracy_in_integers"] == found
+    assert f"{found:.2f} % in integers, with weights of 3 bits" in capsys.readouterr().out
     summary_of(SMALL, tmp_path / "plain")
     assert not (tmp_path / "plain" / "model.tdq").exists()
 

@@ -82,6 +82,15 @@ def test_the_table_of_trainings_for_few_bits_shows_what_the_integers_lose() -> N
     assert lines == [["`dash`", "none", *lost], ["`dash`", "w6a4, 3", *lost]]
 
 
+def test_the_ladder_counts_the_network_that_was_trained_whatever_the_preset_is_now() -> None:
+    study = tables.read_studies(RESULTS)[0]
+    study["config"]["layers"] = ["pool", "conv3:2", "conv1:3"]
+    (*_, line) = map(cells, tables.ladder_table([study]).splitlines()[:3])
+    assert line[1:3] == ["64", "64"]  # 18 + 4, 6 + 6, 30
+    (*_, line) = map(cells, tables.short_table([study]).splitlines())
+    assert line[1] == "64"
+
+
 def test_only_what_is_between_the_marks_is_replaced() -> None:
     text = "before\n<!-- ladder: begin -->\nold\n<!-- ladder: end -->\nafter"
     assert tables.replace_table(text, "ladder", "new") == text.replace("old", "new")

@@ -65,9 +65,9 @@ def test_the_tables_have_a_row_for_everything(committed: dict, waiting: dict) ->
 
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"seconds": 0}])
 def test_nothing_to_measure_is_refused(options: dict, tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="at least 1 round"):
+    with pytest.raises(Misuse, match="at least 1, and seconds"):
         threads.compare_threads(("tiny1k",), tmp_path, **options)
-    with pytest.raises(Misuse, match="at least 1 round"):
+    with pytest.raises(Misuse, match="at least 1, and seconds"):
         threads.compare_waiting(tmp_path, **options)
 
 

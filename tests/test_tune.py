@@ -43,7 +43,7 @@ def test_a_short_training_is_rounded_from_the_start(tmp_path: Path) -> None:
 
 
 def test_an_unknown_question_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="one of paper, rounding"):
+    with pytest.raises(Misuse, match="question must be paper or rounding, not 'colour'"):
         tune.tune("colour", ("tiny1k",), 2, 1, tmp_path)  # pyright: ignore[reportArgumentType]
 
 
@@ -72,7 +72,6 @@ def test_each_amount_is_trained_and_measured_on_raw_digits(
     for study in studies:
         assert study["config"]["validation"]
         assert {*study["raw"]} == {*RAW}
-        assert [*study["integers"]] == [*tune.ROUNDED]
     before = [path.read_bytes() for path in paths]
     monkeypatch.setattr("tinydigits.lab.certify.train_seed", None)  # training now would fail
     tune.tune("paper", ("cheap",), 2, 2, tmp_path)

@@ -218,7 +218,8 @@ class Config:
             )
         if not self.quantised_epochs and (self.activation_bits, self.weight_bits) != (8, 8):
             raise Misuse(
-                "activation_bits and weight_bits are those of quantised_epochs: say how many."
+                "activation_bits and weight_bits need quantised_epochs above 0, the epochs that "
+                "are trained for them."
             )
         plan(self.layers)
 

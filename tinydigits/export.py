@@ -106,8 +106,8 @@ def name_of(model: str | Path) -> str:
 def integer_network(model: str | Path) -> IntegerNetwork:
     """The integer form of a network, made here where there is only the float one.
 
-    The ranges of the activations are then those of the MNIST training digits. A run on other data
-    has made it already.
+    It then has 8 bits, and the ranges of its activations are those of the MNIST training digits. A
+    run on other data, or for other bits, has made its own: name the run's folder.
 
     Raises: as `tinydigits.load` and `tinydigits.load_model`, and Misuse for a float network that
         was trained on something else.

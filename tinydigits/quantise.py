@@ -167,7 +167,7 @@ def measure_ranges(model: Network, images: np.ndarray) -> list[float]:
 
 
 def upper_end(values: torch.Tensor) -> float:
-    """The number below which lie all of a stage's values but the share OUTLIERS, above 0."""
+    """The same of a single batch: the upper end of one stage's activations, above 0."""
     largest = values.flatten().topk(int(values.numel() * OUTLIERS) + 1)[0]
     return float(largest[-1]) or 1.0
 

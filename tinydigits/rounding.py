@@ -1,10 +1,11 @@
-"""Quantisation-aware training: the network learns with the numbers that its integers will have.
+"""Quantisation-aware training: the network computes with the rounded numbers of its integers.
 
-Weights and activations are rounded on the way forward as `tinydigits.quantise` will round them
+Weights and activations are rounded on the way forward as `tinydigits.quantise` rounds them
 (Jacob et al. 2018, "Quantization and training of neural networks for efficient
 integer-arithmetic-only inference"). Rounding has no slope, so on the way back it counts as if it
 were not there (Bengio et al. 2013, "Estimating or propagating gradients through stochastic
-neurons"). BatchNorm is left as it is: a device keeps 16 bits of what it does.
+neurons"). Two things are left out, for they change little: what BatchNorm does is not rounded to
+16 bits, and a channel with a large bias does not get coarser weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils.hooks import RemovableHandle
 
 from tinydigits.layers import plan
 from tinydigits.model import Network
@@ -55,14 +57,42 @@ def forward_rounded(
         for i, block in enumerate(model.features)
         if not isinstance(block, nn.MaxPool2d)  # the largest of rounded values is rounded
     ]
+    weights = rounded_weights(model, weight_bits)
+    hooks.append(keep_paper(model, weights))
     try:
         # A repeated convolution is one module under several names, so once is enough, and twice
         # (as by tie_weights) would leave the rounded weights in it.
-        weights = rounded_weights(model, weight_bits)
         return functional_call(model, weights, (images,), tie_weights=False)
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def keep_paper(model: Network, weights: dict[str, torch.Tensor]) -> RemovableHandle:
+    """See to it that the first convolution makes of black paper what it makes of it unrounded.
+
+    A normalised pixel is its value less a constant. `tinydigits.quantise` keeps what that constant
+    adds to each channel in a bias, and takes it from the weights as they are.
+    """
+    stages = plan(model.layers)
+    first = next(i for i, stage in enumerate(stages) if stage.kind != "pool")
+    names = [name for name in weights if name.startswith(f"features.{first}.")]
+    exact = response([model.get_parameter(name) for name in names])
+    lost = (exact - response([weights[name] for name in names])).detach()
+    added = lost.mul(-model.mean / model.std).view(-1, 1, 1)
+
+    def hook(_convolution: nn.Module, _inputs: object, values: torch.Tensor) -> torch.Tensor:
+        handle.remove()  # where the first convolution is used again, it doesn't see pixels
+        return values + added
+
+    handle = model.get_submodule(f"features.{first}.0").register_forward_hook(hook)
+    return handle
+
+
+def response(weights: list[torch.Tensor]) -> torch.Tensor:
+    """What each channel of a first convolution makes of 1 everywhere; of its two halves, or one."""
+    *taps, rows = (part.flatten(1) for part in weights)
+    return rows @ taps[0].sum(1) if taps else rows.sum(1)
 
 
 def round_activations(values: torch.Tensor, most: float, bits: int) -> torch.Tensor:

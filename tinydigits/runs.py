@@ -275,20 +275,26 @@ def finish(run: Run) -> None:
         run.evaluation = evaluate(run.network, run.images, run.labels)
         write_metrics(run)  # a kill between the checkpoint and the row has left it out
     write_atomically(folder / "model.safetensors", model_bytes(run.network, run.config.name))
-    config = run.config
-    # Of a plain run on MNIST it can be made at any time; other data may be gone by then.
+    config, summary = run.config, summarise_run(run)
+    # Of a plain run on MNIST the network in integers can be made at any time. Other data may be
+    # gone by then, and only the run knows which bits it trained for.
     if not run.dataset.is_mnist or config.quantised_epochs:
         bits = config.activation_bits, config.weight_bits
         try:
             integers = quantize(run.network, run.dataset.train_images[:CALIBRATION], 1.0, *bits)
             write_atomically(folder / "model.tdq", integers.to_bytes())
+            summary["accuracy_in_integers"] = evaluate(integers, run.images, run.labels).accuracy
         except Misuse as error:
             say(f"There is no model.tdq, the network in integers: {error}")
-    summary = summarise_run(run)
     write_json(folder / "summary.json", summary)
     write_report(folder, config, summary, run.history, run.evaluation, run.images)
     if not run.dataset.is_mnist:
         print(f"{summary['accuracy']:.2f} % of the {len(run.labels):,} {summary['evaluated_on']}")
+    if config.quantised_epochs and "accuracy_in_integers" in summary:
+        print(
+            f"{summary['accuracy_in_integers']:.2f} % in integers, with weights of "
+            f"{config.weight_bits} bits and activations of {config.activation_bits}: model.tdq"
+        )
     for goal in summary["goals"]:
         print(f"{'MET   ' if goal['met'] else 'MISSED'} {goal['goal']}: {goal['measured']}")
     if run.lock is not None:

@@ -32,6 +32,9 @@ from tinydigits.model import Network, build_model, start_from
 from tinydigits.muon import Muon
 from tinydigits.rounding import forward_rounded
 
+RANGES_LAST = 100
+"""Steps for which the ranges of rounded activations are kept, while the weights move."""
+
 
 @dataclass
 class Run:
@@ -48,7 +51,7 @@ class Run:
     """The running average of the weights, where the configuration asks for one."""
     optimizer: torch.optim.Optimizer
     ranges: dict[int, float] | None = None
-    """Where the activations end, by stage, in an epoch that computes with rounded numbers."""
+    """The upper end of each stage's activations, once it computes with rounded numbers."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A row for each finished epoch."""
     evaluation: Evaluation | None = None
@@ -200,13 +203,14 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     total_loss = torch.zeros((), device=run.device)
     total_right = torch.zeros((), device=run.device)
     n = 0
-    if epoch > config.epochs - config.quantised_epochs:
-        run.ranges = {}  # measured anew, on the first batch
+    rounded = epoch > config.epochs - config.quantised_epochs
     run.model.train()
     batches = shuffled_batches(run.train_digits, config.batch_size, config.seed, epoch)
     steps_before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
     bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None)
     for step, (images, labels) in enumerate(bar, steps_before + 1):
+        if rounded and (step - steps_before) % RANGES_LAST == 1:
+            run.ranges = {}  # measured anew, by every epoch's first step too: there runs resume
         loss, log_probs = train_step(run, images, labels, progress=step / steps)
         total_loss += loss * len(labels)
         total_right += (log_probs.argmax(1) == labels).sum()
@@ -235,6 +239,8 @@ def train_step(
     for group in run.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * schedule(config, progress)
     precision = choose_precision(config, run.device)
+    if run.ranges is not None:
+        precision = torch.float32  # bfloat16 can't tell all steps of 8 bits apart
     run.optimizer.zero_grad()
     with torch.autocast(run.device.type, precision, enabled=precision != torch.float32):
         if run.ranges is None:

@@ -130,7 +130,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {row['change']} | {row['mean']:.3f} ± {row['sd']:.3f} ({row['n']}) | {worth} |"
         )
     first, *others = (row["trained_on"] for row in rows)
-    lines.append(
-        f"\nThe first row trained on {first}, the others on {' and '.join(sorted({*others}))}."
-    )
+    machines = " and ".join(sorted({*others}))
+    trained = f"All trained on {first}."
+    if machines != first:
+        trained = f"The first row trained on {first}, the others on {machines}."
+    lines.append(f"\n{trained}")
     return "\n".join(lines)

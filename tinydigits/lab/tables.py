@@ -208,11 +208,9 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
             f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
     trained = {trained_on(study) for study in studies}
-    lines.append("")
     lines.append(
-        "Measured on the test set after the last epoch, in float32 and in integers of 8 bits, for "
-        'the seeds 0 to n - 1, none left out; "-" is not measured yet. Trained on '
-        f"{' and '.join(sorted(trained))}."
+        "\nMeasured on the test set after the last epoch, in float32 and in integers of 8 bits, for "
+        f"the seeds 0 to n - 1, none left out. Trained on {' and '.join(sorted(trained))}."
     )
     return "\n".join(lines)
 

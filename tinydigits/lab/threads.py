@@ -121,9 +121,9 @@ def several_cores(rounds: int, seconds: float) -> int:
     """How many cores there are to compare; Misuse if one, or if nothing is to be measured."""
     cores = count_cores()
     if rounds < 1 or seconds <= 0:
-        raise Misuse("threads needs at least 1 round and more than 0 seconds.")
+        raise Misuse("rounds must be at least 1, and seconds above 0.")
     if cores == 1:
-        raise Misuse("There is a single core here, so there is nothing to compare.")
+        raise Misuse("There is a single core here: measure on a machine with several.")
     return cores
 
 
@@ -199,8 +199,8 @@ def gain_table(timed: dict[str, Any]) -> str:
     """What several threads bring to each preset, from `compare_threads`, as a Markdown table."""
     presets = timed["presets"]
     lines = [
-        "| preset | million MACs a step | 1 thread | several | how many | times as fast "
-        "| threads taken |",
+        "| preset | million MACs a step | 1 thread | several threads | of which there were "
+        "| times as fast | threads taken |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in presets.items():

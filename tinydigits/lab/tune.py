@@ -52,25 +52,27 @@ def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, fold
     Raises: as `tinydigits.lab.certify.certify`, and Misuse where there is no such question.
     """
     if question not in get_args(Question):
-        raise Misuse(f"{question} must be one of {', '.join(get_args(Question))}.")
+        raise Misuse(f"question must be {' or '.join(get_args(Question))}, not {question!r}.")
     require_clean_tree()
     configs = {p: config for name in names for p, config in trainings(question, name, folder)}
+    forms = ROUNDED if question == "rounding" else FORMS
     for path, config in configs.items():
-        train_seeds(config, seeds, jobs, "local", path, keep_weights=False, forms=ROUNDED)
+        train_seeds(config, seeds, jobs, "local", path, keep_weights=False, forms=forms)
 
 
 def trainings(question: Question, name: str, folder: Path) -> list[tuple[Path, Config]]:
     """The trainings of a preset that are compared, each with the file for its results."""
     config = dataclasses.replace(preset(name), validation=True)
-    answers: dict[str, dict[str, Any]] = {**AMOUNTS}
-    if question == "rounding":
+    answers: dict[str, dict[str, Any]]
+    if question == "paper":
+        answers = {**AMOUNTS}
+    else:
         last = min(ROUNDED_EPOCHS, config.epochs)
-        answers = {
+        answers = {"none": {}} | {
             form: {"quantised_epochs": last, "weight_bits": w, "activation_bits": a}
             for form, (w, a) in ROUNDED.items()
             if form != SHIPPED_FORM
         }
-        answers = {"none": {}, **answers}
     return [
         (folder / question / f"{name}-{answer}.json", dataclasses.replace(config, **fields))
         for answer, fields in answers.items()
