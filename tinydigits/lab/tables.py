@@ -209,8 +209,8 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
         )
     trained = {trained_on(study) for study in studies}
     lines.append(
-        "\nMeasured on the test set after the last epoch, in float32 and in integers of 8 bits, for "
-        f"the seeds 0 to n - 1, none left out. Trained on {' and '.join(sorted(trained))}."
+        "\nMeasured on the test set after the last epoch, in float32 and in integers of 8 bits, "
+        f"for the seeds 0 to n - 1, none left out. Trained on {' and '.join(sorted(trained))}."
     )
     return "\n".join(lines)
 
