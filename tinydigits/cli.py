@@ -26,6 +26,7 @@ Start with: tinydigits train
 The version: tinydigits --version"""
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET")]
+Presets = Annotated[Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")]
 Model = Annotated[Positional[str], arg(metavar="MODEL")]
 Backend = Literal["local", "ray"]
 RESULTS = Path("results")
@@ -318,9 +319,7 @@ def ablation(
 
 def tune(
     question: Annotated[Positional[Literal["paper", "rounding"]], arg(metavar="QUESTION")],
-    preset_names: Annotated[
-        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
-    ] = (),
+    preset_names: Presets = (),
     seeds: int = 5,
     jobs: int = 0,
     folder: Path = RESULTS,
@@ -387,9 +386,7 @@ def tables(results: Path = RESULTS, readme: Path = Path("README.md")) -> None:
 
 
 def benchmark(
-    preset_names: Annotated[
-        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
-    ] = (),
+    preset_names: Presets = (),
     results: Path = RESULTS,
     rounds: int = 5,
     threads: int = 0,
@@ -417,9 +414,7 @@ def benchmark(
 
 
 def integers(
-    preset_names: Annotated[
-        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
-    ] = (),
+    preset_names: Presets = (),
     twins: Path = Path("runs") / "twins",
     results: Path = RESULTS,
 ) -> None:
@@ -438,9 +433,7 @@ def integers(
 
 
 def stress(
-    preset_names: Annotated[
-        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
-    ] = (),
+    preset_names: Presets = (),
     results: Path = RESULTS,
     jobs: int = 0,
     digits: int = 10_000,
@@ -459,9 +452,7 @@ def stress(
 
 
 def threads(
-    preset_names: Annotated[
-        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
-    ] = (),
+    preset_names: Presets = (),
     results: Path = RESULTS,
     rounds: int = 5,
     seconds: float = 2,
@@ -562,9 +553,7 @@ def parity(
 
 
 def bill(
-    preset_names: Annotated[
-        Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")
-    ] = (),
+    preset_names: Presets = (),
     results: Path = RESULTS,
 ) -> None:
     """Count what each preset costs on a microcontroller: flash, RAM, instructions.
@@ -582,20 +571,8 @@ def bill(
 
 COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
 LAB = (
-    *(
-        certify,
-        ablation,
-        tune,
-        fashion,
-        integers,
-        stress,
-        parity,
-        bill,
-        benchmark,
-        threads,
-        waiting,
-    ),
-    *(judge, pictures, tables),
+    *(certify, ablation, tune, fashion, integers, stress, parity, bill, benchmark, threads),
+    *(waiting, judge, pictures, tables),
 )
 
 

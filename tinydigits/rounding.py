@@ -52,12 +52,12 @@ def forward_rounded(
 
         return hook
 
+    weights = rounded_weights(model, weight_bits)
     hooks = [
         block.register_forward_hook(rounding(i))
         for i, block in enumerate(model.features)
         if not isinstance(block, nn.MaxPool2d)  # the largest of rounded values is rounded
     ]
-    weights = rounded_weights(model, weight_bits)
     hooks.append(keep_paper(model, weights))
     try:
         # A repeated convolution is one module under several names, so once is enough, and twice

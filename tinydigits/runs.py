@@ -283,14 +283,16 @@ def finish(run: Run) -> None:
         try:
             integers = quantize(run.network, run.dataset.train_images[:CALIBRATION], 1.0, *bits)
             write_atomically(folder / "model.tdq", integers.to_bytes())
-            summary["accuracy_in_integers"] = evaluate(integers, run.images, run.labels).accuracy
+            if config.quantised_epochs:  # with few bits it may read otherwise than the float one
+                found = evaluate(integers, run.images, run.labels).accuracy
+                summary["accuracy_in_integers"] = found
         except Misuse as error:
             say(f"There is no model.tdq, the network in integers: {error}")
     write_json(folder / "summary.json", summary)
     write_report(folder, config, summary, run.history, run.evaluation, run.images)
     if not run.dataset.is_mnist:
         print(f"{summary['accuracy']:.2f} % of the {len(run.labels):,} {summary['evaluated_on']}")
-    if config.quantised_epochs and "accuracy_in_integers" in summary:
+    if "accuracy_in_integers" in summary:
         print(
             f"{summary['accuracy_in_integers']:.2f} % in integers, with weights of "
             f"{config.weight_bits} bits and activations of {config.activation_bits}: model.tdq"
