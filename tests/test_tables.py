@@ -50,6 +50,7 @@ def test_every_network_of_others_has_its_figure_and_where_it_was_read() -> None:
 def study_with(paper: float, fading: float, integers: bool) -> dict[str, Any]:
     numbers = {"n": 2, "mean": 99.5, "sd": 0.25}
     study = {"preset": "dash", "config": {"paper": paper, "fading": fading}, "statistics": numbers}
+    study |= {"processor": "a processor", "threads_per_seed": 1, "versions": {"torch": "2.9"}}
     raw = {name: {"float": numbers, "integers": numbers | {"mean": 98.5}} for name in RAW}
     forms = {form: numbers | {"mean": 99.0} for form in FORMS}
     return study | ({"integers": forms, "raw": raw} if integers else {"integers": {}, "raw": {}})
@@ -68,18 +69,24 @@ def test_tables_of_integers_and_of_paper_show_what_was_measured_and_what_was_not
 def test_the_table_of_held_out_trainings_shows_layers_amounts_and_means() -> None:
     study = study_with(0.15, 0.2, True)
     study["config"]["layers"] = ["conv3:2", "pool"]
-    _, _, line = map(cells, tables.paper_table([study]).splitlines())
+    _, _, line, _, trained = tables.paper_table([study]).splitlines()
     raw = ["99.500 ± 0.250"] * len(RAW)
-    assert line == ["`dash`", "conv3:2 pool", "15 %, 80 %", "99.500 ± 0.250 (2)", *raw]
+    assert cells(line) == ["`dash`", "conv3:2 pool", "15 %, 80 %", "99.500 ± 0.250 (2)", *raw]
+    assert trained == "Trained on a processor, threads a seed: 1, PyTorch 2.9."
 
 
-def test_the_table_of_trainings_for_few_bits_shows_what_the_integers_lose() -> None:
+def test_the_table_of_trainings_for_few_bits_shows_what_the_integers_read() -> None:
     plain, trained = study_with(0, 0, True), study_with(0, 0, True)
     plain["config"] |= {"quantised_epochs": 0, "weight_bits": 8, "activation_bits": 8}
     trained["config"] |= {"quantised_epochs": 3, "weight_bits": 6, "activation_bits": 4}
-    _, _, *lines = map(cells, tables.rounding_table([plain, trained]).splitlines())
-    lost = ["99.500 ± 0.250 (2)", *["-0.500"] * len(FORMS), "-"]  # w4a8 was not measured
-    assert lines == [["`dash`", "none", *lost], ["`dash`", "w6a4, 3", *lost]]
+    trained |= {"preset": "sprint", "accelerator": "a graphics card"}
+    _, _, *lines, _, where = tables.rounding_table([plain, trained]).splitlines()
+    read = ["99.500 ± 0.250 (2)", *["99.000 ± 0.250"] * len(FORMS), "-"]  # w4a8: not measured
+    assert [*map(cells, lines)] == [["`dash`", "none", *read], ["`sprint`", "w6a4, 3", *read]]
+    assert where == (
+        "`dash`: trained on a processor, threads a seed: 1, PyTorch 2.9. "
+        "`sprint`: trained on a graphics card, PyTorch 2.9."
+    )
 
 
 def test_the_ladder_counts_the_network_that_was_trained_whatever_the_preset_is_now() -> None:

@@ -195,10 +195,9 @@ def read_study(path: Path, least: int = 2) -> dict[str, Any]:
 
 def trained_on(study: dict[str, Any]) -> str:
     """What a study's seeds were trained on, for the line under a table."""
-    return (
-        f"{study['processor']}, threads a seed: {study['threads_per_seed']}, "
-        f"PyTorch {study['versions']['torch']}"
-    )
+    processor = f"{study['processor']}, threads a seed: {study['threads_per_seed']}"
+    where = study.get("accelerator") or processor
+    return f"{where}, PyTorch {study['versions']['torch']}"
 
 
 def without_seed(config: Config) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def others_table(others: list[dict[str, Any]]) -> str:
 
 def ladder_table(studies: list[dict[str, Any]]) -> str:
     """The studies as a Markdown table."""
-    from tinydigits.lab.certify import SHIPPED_FORM, trained_on
+    from tinydigits.lab.certify import SHIPPED_FORM
 
     lines = [
         "| preset | parameters | stored | MACs | epochs | accuracy %, mean ± sd (n) | in integers "
@@ -207,12 +207,23 @@ def ladder_table(studies: list[dict[str, Any]]) -> str:
             f"| {spread(study['integers'].get(SHIPPED_FORM))} "
             f"| {numbers['minimum']:.2f} | {numbers['over_goal']} of {numbers['n']} |"
         )
-    trained = {trained_on(study) for study in studies}
     lines.append(
         "\nMeasured on the test set after the last epoch, in float32 and in integers of 8 bits, "
-        f"for the seeds 0 to n - 1, none left out. Trained on {' and '.join(sorted(trained))}."
+        f"for the seeds 0 to n - 1, none left out. {trained_where(studies)}"
     )
     return "\n".join(lines)
+
+
+def trained_where(studies: list[dict[str, Any]]) -> str:
+    """The line under a table that says which presets were trained on which machine."""
+    from tinydigits.lab.certify import trained_on
+
+    machines: dict[str, dict[str, None]] = {}  # by machine its presets, in order and once
+    for study in studies:
+        machines.setdefault(trained_on(study), {})[f"`{study['preset']}`"] = None
+    if len(machines) == 1:
+        return f"Trained on {next(iter(machines))}."
+    return " ".join(f"{', '.join(names)}: trained on {on}." for on, names in machines.items())
 
 
 def stages_of(study: dict[str, Any]) -> tuple[Stage, ...]:
@@ -277,14 +288,11 @@ def paper_table(studies: list[dict[str, Any]]) -> str:
             f"| `{study['preset']}` | {' '.join(config['layers'])} | {learnt(config)} "
             f"| {spread(numbers)} ({numbers['n']}) | {' | '.join(raw)} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"\n{trained_where(studies)}"])
 
 
 def rounding_table(studies: list[dict[str, Any]]) -> str:
-    """What training for integers of few bits is worth on held-out digits, as Markdown.
-
-    The integers' columns have the mean difference to the same seeds' float networks.
-    """
+    """What training for integers of few bits is worth on held-out digits, as Markdown: means."""
     from tinydigits.lab.tune import ROUNDED
 
     lines = [
@@ -295,13 +303,12 @@ def rounding_table(studies: list[dict[str, Any]]) -> str:
         config, numbers = study["config"], study["statistics"]
         bits = f"w{config['weight_bits']}a{config['activation_bits']}"
         epochs = config["quantised_epochs"]
-        means = {form: found["mean"] for form, found in study["integers"].items()}
-        lost = [f"{means[f] - numbers['mean']:+.3f}" if f in means else "-" for f in ROUNDED]
+        integers = [spread(study["integers"].get(form)) for form in ROUNDED]
         lines.append(
             f"| `{study['preset']}` | {f'{bits}, {epochs}' if epochs else 'none'} "
-            f"| {spread(numbers)} ({numbers['n']}) | {' | '.join(lost)} |"
+            f"| {spread(numbers)} ({numbers['n']}) | {' | '.join(integers)} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"\n{trained_where(studies)}"])
 
 
 def short_table(studies: list[dict[str, Any]]) -> str:
