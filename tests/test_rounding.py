@@ -46,7 +46,7 @@ def test_rounded_network_is_nearer_to_the_integers_than_the_float_one(
         known = dict(enumerate(ranges))
         rounded = forward_rounded(network, torch.from_numpy(images), known, *bits).numpy()
     floats = network.log_probs(images)
-    # What is left are values half way between two steps, which a last bit sends either way.
+    # What is left are the sums that only the integers round, and values half way between two steps.
     assert np.abs(rounded - integers).mean() < most * np.abs(floats - integers).mean()
 
 

@@ -128,7 +128,7 @@ def test_every_shipped_network_was_measured_as_it_is() -> None:
 def test_table_and_figure_show_every_preset_and_every_kind() -> None:
     made = read_json(RESULTS / "stress.json")
     head, _, *lines = table(made).splitlines()
-    assert all(f"{kind}: " in head for kind in STRESSES)
+    assert all(f"{kind}, {tested.unit}: " in head for kind, tested in STRESSES.items())
     assert [line.split("`")[1] for line in lines[: len(PRESETS)]] == list(PRESETS)
     panels = figure(made).axes
     assert [axes.get_title() for axes in panels] == list(STRESSES)

@@ -1,6 +1,7 @@
 """Questions to held-out digits: the trainings that are compared, and what the presets have."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def test_none_and_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) -> None:
-    trainings = dict(tune.trainings("paper", "tiny2k", tmp_path))
+    trainings = dict(tune.trainings("paper", "tiny2k", tmp_path).values())
     assert [path.name for path in trainings] == [
         f"tiny2k-{amount}.json" for amount in ("none", "half", "most", "all")
     ]
@@ -26,7 +27,7 @@ def test_none_and_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) 
 
 
 def test_the_last_epochs_are_trained_for_integers_of_fewer_bits(tmp_path: Path) -> None:
-    trainings = dict(tune.trainings("rounding", "tiny2k", tmp_path))
+    trainings = dict(tune.trainings("rounding", "tiny2k", tmp_path).values())
     assert [path.name for path in trainings] == [
         f"tiny2k-{answer}.json" for answer in ("none", "w8a6", "w8a4", "w6a8", "w4a8")
     ]
@@ -38,18 +39,24 @@ def test_the_last_epochs_are_trained_for_integers_of_fewer_bits(tmp_path: Path) 
 
 
 def test_a_short_training_is_rounded_from_the_start(tmp_path: Path) -> None:
-    _, *rounded = tune.trainings("rounding", "sprint", tmp_path)
+    _, *rounded = tune.trainings("rounding", "sprint", tmp_path).values()
     assert [training.quantised_epochs for _, training in rounded] == [1] * 4
 
 
 def test_an_unknown_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="question must be paper or rounding, not 'colour'"):
-        tune.tune("colour", ("tiny1k",), 2, 1, tmp_path)  # pyright: ignore[reportArgumentType]
+        tune.tune("colour", ("tiny1k",), (), 2, 1, tmp_path)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_unknown_answer_is_refused_before_any_training(clean_tree: None, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="answers to paper are none, half, most, all, not 'w8a6'"):
+        tune.tune("paper", ("tiny1k",), ("half", "w8a6"), 2, 1, tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_unknown_preset_is_refused_before_any_training(clean_tree: None, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="no preset"):
-        tune.tune("paper", ("tiny1k", "classical"), 2, 1, tmp_path)
+        tune.tune("paper", ("tiny1k", "classical"), (), 2, 1, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -58,14 +65,39 @@ def test_without_results_the_error_says_how_to_make_them(tmp_path: Path) -> None
         tune.read_trainings("paper", tmp_path)
 
 
+def test_results_of_another_training_are_refused(tmp_path: Path) -> None:
+    study = json.loads((RESULTS / "paper" / "tiny2k-half.json").read_text(encoding="utf-8"))
+    path = tmp_path / "paper" / "tiny2k-half.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(study), encoding="utf-8")
+    assert [study["preset"] for study in tune.read_trainings("paper", tmp_path)] == ["tiny2k"]
+    study["config"]["layers"] = ["conv3:2", "pool"]  # what that preset had at another time
+    path.write_text(json.dumps(study), encoding="utf-8")
+    with pytest.raises(Failure, match=r"of another training.* lab tune paper tiny2k"):
+        tune.read_trainings("paper", tmp_path)
+
+
+@pytest.mark.slow
+def test_an_answer_is_trained_alone(
+    clean_tree: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap = config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
+    monkeypatch.setitem(config.PRESETS, "cheap", lambda: cheap)
+    tune.tune("rounding", ("cheap",), ("w4a8",), 2, 2, tmp_path)
+    assert [path.name for path in (tmp_path / "rounding").iterdir()] == ["cheap-w4a8.json"]
+    (study,) = tune.read_trainings("rounding", tmp_path)
+    assert study["config"]["weight_bits"] == 4
+    assert {*study["integers"]} == {*tune.ROUNDED}
+
+
 @pytest.mark.slow
 def test_each_amount_is_trained_and_measured_on_raw_digits(
     clean_tree: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cheap = config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
     monkeypatch.setitem(config.PRESETS, "cheap", lambda: cheap)
-    tune.tune("paper", ("cheap",), 2, 2, tmp_path)
-    paths = [path for path, _ in tune.trainings("paper", "cheap", tmp_path)]
+    tune.tune("paper", ("cheap",), (), 2, 2, tmp_path)
+    paths = [path for path, _ in tune.trainings("paper", "cheap", tmp_path).values()]
     studies = tune.read_trainings("paper", tmp_path)
     assert len(paths) == len(studies) == 4
     assert len({study["seeds"][0]["weights_sha256"] for study in studies}) == 4
@@ -74,7 +106,7 @@ def test_each_amount_is_trained_and_measured_on_raw_digits(
         assert {*study["raw"]} == {*RAW}
     before = [path.read_bytes() for path in paths]
     monkeypatch.setattr("tinydigits.lab.certify.train_seed", None)  # training now would fail
-    tune.tune("paper", ("cheap",), 2, 2, tmp_path)
+    tune.tune("paper", ("cheap",), (), 2, 2, tmp_path)
     assert [path.read_bytes() for path in paths] == before
 
 
@@ -95,6 +127,7 @@ def test_the_committed_trainings_are_of_five_seeds_on_held_out_digits(path: Path
 @pytest.mark.parametrize(
     ("name", "amount"),
     [
+        ("classic", "all"),
         ("tiny4k", "most"),
         ("tiny2k", "half"),
         ("tiny1k", "half"),

@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 
 # Where PyTorch computes with several threads, those that wait for the others do so in a loop, and
 # keep the cores from whoever they wait for: beside other busy processes a training step can then
-# take a hundred times as long. After so many rounds of the loop a thread goes to sleep instead; the
+# take many times as long. After so many rounds of the loop a thread goes to sleep instead; the
 # figures are in docs/performance.md. The variable is read once, when PyTorch is imported, so it is
 # set here, where every way into this package passes. What the user has set counts.
 if "OMP_WAIT_POLICY" not in os.environ:

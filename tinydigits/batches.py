@@ -73,7 +73,7 @@ def augment(
         config: as for `distort` and `shade`.
         mean: with which they were normalised; with `std` it says what paper is.
         std: the same.
-        plain: leave the shapes alone.
+        plain: leave the shapes alone. Paper and ink still vary, for they do so on devices too.
 
     Returns:
         float32 (B, 1, 28, 28); `images` itself where nothing is asked for.

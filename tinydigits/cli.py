@@ -320,6 +320,7 @@ def ablation(
 def tune(
     question: Annotated[Positional[Literal["paper", "rounding"]], arg(metavar="QUESTION")],
     preset_names: Presets = (),
+    answers: tuple[str, ...] = (),
     seeds: int = 5,
     jobs: int = 0,
     folder: Path = RESULTS,
@@ -333,6 +334,8 @@ def tune(
     Args:
         question: What to compare: paper or rounding.
         preset_names: The presets; by default all of them.
+        answers: Only these: none, half, most, all (of paper); none, w8a6, w8a4, w6a8, w4a8
+            (rounding; w8a6: for weights of 8 bits and activations of 6).
         seeds: How many seeds of each, from 0 up.
         jobs: How many to train side by side, 0 for one per core.
         folder: Where the results go, to QUESTION/ in it.
@@ -340,7 +343,7 @@ def tune(
     from tinydigits.lab import tables
     from tinydigits.lab.tune import read_trainings, tune
 
-    tune(question, preset_names or tuple(PRESETS), seeds, jobs, folder)
+    tune(question, preset_names or tuple(PRESETS), answers, seeds, jobs, folder)
     show = {"paper": tables.paper_table, "rounding": tables.rounding_table}[question]
     print(show(read_trainings(question, folder)))
 

@@ -4,8 +4,9 @@ Weights and activations are rounded on the way forward as `tinydigits.quantise` 
 (Jacob et al. 2018, "Quantization and training of neural networks for efficient
 integer-arithmetic-only inference"). Rounding has no slope, so on the way back it counts as if it
 were not there (Bengio et al. 2013, "Estimating or propagating gradients through stochastic
-neurons"). Two things are left out, for they change little: what BatchNorm does is not rounded to
-16 bits, and a channel with a large bias does not get coarser weights.
+neurons"). What changes little is left out: the sums inside a separable convolution and before the
+classes are not rounded, nor is what BatchNorm does, to 16 bits; and a channel with a large bias
+does not get coarser weights.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def keep_paper(model: Network, weights: dict[str, torch.Tensor]) -> RemovableHan
     """See to it that the first convolution makes of black paper what it makes of it unrounded.
 
     A normalised pixel is its value less a constant. `tinydigits.quantise` keeps what that constant
-    adds to each channel in a bias, and takes it from the weights as they are.
+    adds to each channel in a bias, and computes it from the unrounded weights.
     """
     stages = plan(model.layers)
     first = next(i for i, stage in enumerate(stages) if stage.kind != "pool")

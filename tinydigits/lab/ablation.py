@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tinydigits.config import PAPER_AND_INK, Config, preset
-from tinydigits.files import Failure, Misuse
+from tinydigits.files import Misuse
 from tinydigits.lab.certify import (
     Backend,
-    read_study,
+    read_training,
     require_clean_tree,
     train_seeds,
     trained_on,
-    without_seed,
 )
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -29,7 +28,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Nesterov momentum", {"nesterov": True}),
     ("augmentation", {"rotation": 10, "scale": 0.1, "shear": 0.1, "shift": 1.25}),
     ("averaged weights", {"averaging": 0.998}),
-    ("no augmentation in the last tenth", {"plain_end": 0.1}),
+    ("no distortion in the last tenth", {"plain_end": 0.1}),
     ("weight decay of 2e-5", {"weight_decay": 2e-5}),
     ("batches of 64 for 128", {"batch_size": 64}),
     (
@@ -87,15 +86,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for change, config, name in stops():
-        path = folder / name
-        if not path.exists():
-            raise Failure(f"{path} is missing: make it with tinydigits lab ablation.")
-        study = read_study(path)
-        here = without_seed(config) | {"threads": study["config"]["threads"]}
-        if study["config"] != here:
-            raise Failure(
-                f"{path} is of another training: remove it and run tinydigits lab ablation."
-            )
+        study = read_training(folder / name, config, "tinydigits lab ablation")
         row = {"change": change, **{key: study["statistics"][key] for key in ("n", "mean", "sd")}}
         row["trained_on"] = trained_on(study)
         if rows:

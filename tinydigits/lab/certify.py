@@ -124,7 +124,8 @@ def train_seeds(
     done: list[dict[str, Any]] = []
     if path.exists():
         before = read_study(path, least=1)
-        same = ("config", "precision", "device", "threads_per_seed", "processor", "versions")
+        same = ("config", "precision", "device", "accelerator")
+        same += ("threads_per_seed", "processor", "versions")
         if different := [key for key in same if before.get(key) != study[key]]:
             raise Misuse(
                 f"{path} holds seeds of another {' and '.join(different)}: remove it, or choose "
@@ -165,7 +166,9 @@ def train_seeds(
 
 def measured(row: dict[str, Any], forms: Forms) -> bool:
     """Whether a seed has all that `train_seed` measures."""
-    return "raw" in row and all(form in row.get("integers", {}) for form in forms)
+    return all(form in row.get("integers", {}) for form in forms) and all(
+        name in row.get("raw", {}) for name in RAW
+    )
 
 
 def read_study(path: Path, least: int = 2) -> dict[str, Any]:
@@ -190,6 +193,20 @@ def read_study(path: Path, least: int = 2) -> dict[str, Any]:
             f"{path} does not hold {least} or more seeds of a study ({reason(error)}): the command "
             "that makes it completes it, or starts again once it is removed."
         ) from error
+    return study
+
+
+def read_training(path: Path, config: Config, command: str) -> dict[str, Any]:
+    """The study in `path`, which has to be of that training.
+
+    Raises:
+        Failure: it is missing, incomplete or of another training; `command` makes it.
+    """
+    if not path.exists():
+        raise Failure(f"{path} is missing: make it with {command}.")
+    study = read_study(path)
+    if study["config"] != without_seed(config) | {"threads": study["config"]["threads"]}:
+        raise Failure(f"{path} is of another training: remove it and run {command}.")
     return study
 
 
@@ -262,7 +279,8 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
                 kind: describe([row["raw"][name][kind] for row in everywhere])
                 for kind in ("float", "integers")
             }
-            for name in (RAW if everywhere else ())
+            for name in (everywhere[0]["raw"] if everywhere else ())
+            if all(name in row["raw"] for row in everywhere)
         },
     }
 

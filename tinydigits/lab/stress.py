@@ -126,7 +126,7 @@ def files_of(name: str) -> dict[str, str]:
 
 def table(measured: dict[str, Any]) -> str:
     """Accuracy at a typical strength of each damage, float and integers, as Markdown."""
-    titles = [f"{kind}: {tested.typical:g} {tested.unit}" for kind, tested in STRESSES.items()]
+    titles = [f"{kind}, {tested.unit}: {tested.typical:g}" for kind, tested in STRESSES.items()]
     lines = [f"| preset | none | {' | '.join(titles)} |", "|---" + "|--:" * (len(titles) + 1) + "|"]
     rows = measured["presets"]
     for name, row in rows.items():

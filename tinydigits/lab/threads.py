@@ -130,7 +130,7 @@ def several_cores(rounds: int, seconds: float) -> int:
 def seconds_per_step(run: Run, seconds: float) -> float:
     """The mean time of a training step, its batch's making included.
 
-    It goes by the clock and not by a number of steps, for they may be a hundred times as slow.
+    It goes by the clock and not by a number of steps, for they may be many times as slow.
     """
     run.model.train()
     digits = itertools.chain.from_iterable(itertools.repeat(batches(run)))  # epoch after epoch
@@ -213,7 +213,8 @@ def gain_table(timed: dict[str, Any]) -> str:
     turns = {len(turns) for row in presets.values() for turns in row["seconds_per_step"].values()}
     lines.append(
         "\nMilliseconds a training step, median of "
-        f"{' or '.join(map(str, sorted(turns)))} turns. "
+        f"{' or '.join(map(str, sorted(turns)))} turns. Times as fast: the median of the "
+        "turns' own ratios. "
         f"{' and '.join(sorted({measured_on(row) for row in presets.values()}))}; by "
         "`tinydigits lab threads`."
     )

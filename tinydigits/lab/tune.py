@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tinydigits.config import (
-    A_LITTLE_PAPER_AND_INK,
+    HALF_PAPER_AND_INK,
     MOST_PAPER_AND_INK,
     PAPER_AND_INK,
     PRESETS,
@@ -19,7 +19,7 @@ from tinydigits.lab.certify import (
     FORMS,
     SHIPPED_FORM,
     Forms,
-    read_study,
+    read_training,
     require_clean_tree,
     train_seeds,
 )
@@ -27,67 +27,87 @@ from tinydigits.lab.certify import (
 Question = Literal["paper", "rounding"]
 AMOUNTS = {
     "none": {"paper": 0.0, "fading": 0.0},
-    "half": A_LITTLE_PAPER_AND_INK,
+    "half": HALF_PAPER_AND_INK,
     "most": MOST_PAPER_AND_INK,
     "all": PAPER_AND_INK,
 }
-"""Of grey paper and pale ink: fields of `Config`."""
+"""How much grey paper and pale ink the training shows: fields of `Config`."""
 ROUNDED: Forms = FORMS | {"w4a8": (4, 8)}
 """The integer networks that are measured: those of all presets, and the coarsest weights."""
 ROUNDED_EPOCHS = 3
 """How many epochs, at the end, are trained for integers of few bits."""
 
 
-def tune(question: Question, names: tuple[str, ...], seeds: int, jobs: int, folder: Path) -> None:
+def tune(
+    question: Question,
+    names: tuple[str, ...],
+    answers: tuple[str, ...],
+    seeds: int,
+    jobs: int,
+    folder: Path,
+) -> None:
     """Train presets in the ways that a question compares, and measure on the held-out digits.
 
     Args:
         question: paper: how much grey paper and pale ink; rounding: which bits the last epochs are
             trained for.
         names: the presets.
+        answers: the ways, as `answers_to` calls them; none for all.
         seeds: how many of each, from 0 up.
         jobs: as for `train_seeds`.
         folder: the folder of all results; these go to QUESTION/NAME-ANSWER.json in it.
 
-    Raises: as `tinydigits.lab.certify.certify`, and Misuse where there is no such question.
+    Raises: as `tinydigits.lab.certify.certify`, and Misuse where there is no such question or
+        answer.
     """
     if question not in get_args(Question):
         raise Misuse(f"question must be {' or '.join(get_args(Question))}, not {question!r}.")
+    for name in names:
+        known = answers_to(question, preset(name))
+        if unknown := [answer for answer in answers if answer not in known]:
+            raise Misuse(f"answers to {question} are {', '.join(known)}, not {unknown[0]!r}.")
     require_clean_tree()
-    configs = {p: config for name in names for p, config in trainings(question, name, folder)}
     forms = ROUNDED if question == "rounding" else FORMS
-    for path, config in configs.items():
-        train_seeds(config, seeds, jobs, "local", path, keep_weights=False, forms=forms)
+    for name in names:
+        for answer, (path, config) in trainings(question, name, folder).items():
+            if not answers or answer in answers:
+                train_seeds(config, seeds, jobs, "local", path, keep_weights=False, forms=forms)
 
 
-def trainings(question: Question, name: str, folder: Path) -> list[tuple[Path, Config]]:
-    """The trainings of a preset that are compared, each with the file for its results."""
-    config = dataclasses.replace(preset(name), validation=True)
-    answers: dict[str, dict[str, Any]]
+def answers_to(question: Question, config: Config) -> dict[str, dict[str, Any]]:
+    """The ways in which to train, by what they are called: fields that differ from `config`."""
     if question == "paper":
-        answers = {**AMOUNTS}
-    else:
-        last = min(ROUNDED_EPOCHS, config.epochs)
-        answers = {"none": {}} | {
-            form: {"quantised_epochs": last, "weight_bits": w, "activation_bits": a}
-            for form, (w, a) in ROUNDED.items()
-            if form != SHIPPED_FORM
-        }
-    return [
-        (folder / question / f"{name}-{answer}.json", dataclasses.replace(config, **fields))
-        for answer, fields in answers.items()
-    ]
+        return {**AMOUNTS}
+    last = min(ROUNDED_EPOCHS, config.epochs)
+    return {"none": {}} | {
+        form: {"quantised_epochs": last, "weight_bits": w, "activation_bits": a}
+        for form, (w, a) in ROUNDED.items()
+        if form != SHIPPED_FORM
+    }
+
+
+def trainings(question: Question, name: str, folder: Path) -> dict[str, tuple[Path, Config]]:
+    """A preset's trainings, by their answers, and the file for the results of each."""
+    config = dataclasses.replace(preset(name), validation=True)
+    return {
+        answer: (folder / question / f"{name}-{answer}.json", dataclasses.replace(config, **fields))
+        for answer, fields in answers_to(question, config).items()
+    }
 
 
 def read_trainings(question: Question, folder: Path) -> list[dict[str, Any]]:
     """The studies that `tune` wrote, in the order of the presets.
 
     Raises:
-        Failure: there is none, or one is damaged.
+        Failure: there is none, or one is damaged or of a training that is not compared now.
     """
-    paths = [p for name in PRESETS for p, _ in trainings(question, name, folder) if p.exists()]
-    if not paths:
-        raise Failure(
-            f"{folder} holds no {question}/: make it with tinydigits lab tune {question} PRESET."
-        )
-    return [read_study(path) for path in paths]
+    command = f"tinydigits lab tune {question}"
+    studies = [
+        read_training(path, config, f"{command} {name}")
+        for name in PRESETS
+        for path, config in trainings(question, name, folder).values()
+        if path.exists()
+    ]
+    if not studies:
+        raise Failure(f"{folder} holds no {question}/: make it with {command} PRESET.")
+    return studies
