@@ -13,6 +13,13 @@ from tinydigits.lab.certify import RAW, read_study
 RESULTS = Path(__file__).parents[1] / "results"
 
 
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset of that name, whose training takes a second or two."""
+    made = config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
+    monkeypatch.setitem(config.PRESETS, "cheap", lambda: made)
+
+
 def test_none_and_three_amounts_are_compared_on_held_out_digits(tmp_path: Path) -> None:
     trainings = dict(tune.trainings("paper", "tiny2k", tmp_path).values())
     assert [path.name for path in trainings] == [
@@ -78,11 +85,7 @@ def test_results_of_another_training_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_answer_is_trained_alone(
-    clean_tree: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cheap = config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
-    monkeypatch.setitem(config.PRESETS, "cheap", lambda: cheap)
+def test_an_answer_is_trained_alone(clean_tree: None, cheap: None, tmp_path: Path) -> None:
     tune.tune("rounding", ("cheap",), ("w4a8",), 2, 2, tmp_path)
     assert [path.name for path in (tmp_path / "rounding").iterdir()] == ["cheap-w4a8.json"]
     (study,) = tune.read_trainings("rounding", tmp_path)
@@ -92,10 +95,8 @@ def test_an_answer_is_trained_alone(
 
 @pytest.mark.slow
 def test_each_amount_is_trained_and_measured_on_raw_digits(
-    clean_tree: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clean_tree: None, cheap: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cheap = config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
-    monkeypatch.setitem(config.PRESETS, "cheap", lambda: cheap)
     tune.tune("paper", ("cheap",), (), 2, 2, tmp_path)
     paths = [path for path, _ in tune.trainings("paper", "cheap", tmp_path).values()]
     studies = tune.read_trainings("paper", tmp_path)
