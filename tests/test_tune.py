@@ -8,7 +8,7 @@ import pytest
 
 from tinydigits import Failure, Misuse, config
 from tinydigits.lab import tune
-from tinydigits.lab.certify import RAW, read_study
+from tinydigits.lab.certify import FORMS, RAW, read_study
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -105,6 +105,7 @@ def test_each_amount_is_trained_and_measured_on_raw_digits(
     for study in studies:
         assert study["config"]["validation"]
         assert {*study["raw"]} == {*RAW}
+        assert [*study["integers"]] == [*FORMS]
     before = [path.read_bytes() for path in paths]
     monkeypatch.setattr("tinydigits.lab.certify.train_seed", None)  # training now would fail
     tune.tune("paper", ("cheap",), (), 2, 2, tmp_path)

@@ -52,7 +52,7 @@ def tune(
         question: paper: how much grey paper and pale ink; rounding: which bits the last epochs are
             trained for.
         names: the presets.
-        answers: the ways, as `answers_to` calls them; none for all.
+        answers: which of the ways, as `trainings` calls them; none for all.
         seeds: how many of each, from 0 up.
         jobs: as for `train_seeds`.
         folder: the folder of all results; these go to QUESTION/NAME-ANSWER.json in it.
@@ -62,36 +62,31 @@ def tune(
     """
     if question not in get_args(Question):
         raise Misuse(f"question must be {' or '.join(get_args(Question))}, not {question!r}.")
-    for name in names:
-        known = answers_to(question, preset(name))
-        if unknown := [answer for answer in answers if answer not in known]:
-            raise Misuse(f"answers to {question} are {', '.join(known)}, not {unknown[0]!r}.")
+    compared = [trainings(question, name, folder) for name in names]
+    for ways in compared:
+        if unknown := [answer for answer in answers if answer not in ways]:
+            raise Misuse(f"answers to {question} are {', '.join(ways)}, not {unknown[0]!r}.")
     require_clean_tree()
     forms = ROUNDED if question == "rounding" else FORMS
-    for name in names:
-        for answer, (path, config) in trainings(question, name, folder).items():
-            if not answers or answer in answers:
-                train_seeds(config, seeds, jobs, "local", path, keep_weights=False, forms=forms)
-
-
-def answers_to(question: Question, config: Config) -> dict[str, dict[str, Any]]:
-    """The ways in which to train, by what they are called: fields that differ from `config`."""
-    if question == "paper":
-        return {**AMOUNTS}
-    last = min(ROUNDED_EPOCHS, config.epochs)
-    return {"none": {}} | {
-        form: {"quantised_epochs": last, "weight_bits": w, "activation_bits": a}
-        for form, (w, a) in ROUNDED.items()
-        if form != SHIPPED_FORM
-    }
+    for ways in compared:
+        for path, config in (ways[answer] for answer in answers or ways):
+            train_seeds(config, seeds, jobs, "local", path, keep_weights=False, forms=forms)
 
 
 def trainings(question: Question, name: str, folder: Path) -> dict[str, tuple[Path, Config]]:
     """A preset's trainings, by their answers, and the file for the results of each."""
     config = dataclasses.replace(preset(name), validation=True)
+    ways: dict[str, dict[str, Any]] = {**AMOUNTS}
+    if question == "rounding":
+        last = min(ROUNDED_EPOCHS, config.epochs)
+        ways = {"none": {}} | {
+            form: {"quantised_epochs": last, "weight_bits": w, "activation_bits": a}
+            for form, (w, a) in ROUNDED.items()
+            if form != SHIPPED_FORM
+        }
     return {
         answer: (folder / question / f"{name}-{answer}.json", dataclasses.replace(config, **fields))
-        for answer, fields in answers_to(question, config).items()
+        for answer, fields in ways.items()
     }
 
 
