@@ -172,7 +172,7 @@ def test_rows_that_the_callback_gets_are_the_stages_outputs(tmp_path: Path):
     parity.run(
         *("gcc", "-std=c99", "-DTINYDIGITS_ON_ROW=on_row", f"-I{parity.ENGINE}"),
         *(SANITISERS, "-fno-sanitize-recover=all", tmp_path / "rows.c"),
-        *(parity.ENGINE / "tinydigits.c", "-o", program),
+        *(*parity.SOURCES, "-o", program),
     )
     said = parity.run(program, tmp_path / "model.tdq", tmp_path / "image")
     _, outputs = tdq.classify(tdq.read(network.to_bytes()), image)
@@ -193,7 +193,7 @@ def build_fuzzer(folder: Path) -> Path:
     parity.run(
         *("clang", "-std=c99", "-O1", "-g", "-fsanitize=fuzzer,address,undefined"),
         *("-fno-sanitize-recover=all", f"-I{parity.ENGINE}", FUZZ / "fuzz.c"),
-        *(parity.ENGINE / "tinydigits.c", "-o", program),
+        *(*parity.SOURCES, "-o", program),
     )
     return program
 

@@ -14,7 +14,7 @@ from conftest import need_tool
 
 from tinydigits import Failure, Misuse, load
 from tinydigits.data import Mnist
-from tinydigits.export import export, onnx_graph
+from tinydigits.export import ENGINE, export, onnx_graph
 from tinydigits.model import load_model, save_model
 
 FIRMWARE = Path(__file__).parents[1] / "examples" / "cortex-m0"
@@ -87,7 +87,7 @@ def test_folder_is_an_arduino_library_that_refuses_avr(digit_program: Path):
     assert keys >= {"name", "version", "author", "maintainer", "sentence", "paragraph", "category"}
     assert keys >= {"url", "architectures", "includes"}
     sources = {path.name for path in (digit_program / "src").iterdir()}
-    assert sources == {"tinydigits.c", "tinydigits.h", "tiny2k.c", "tiny2k.h"}
+    assert sources == {path.name for path in ENGINE.glob("*.[ch]")} | {"tiny2k.c", "tiny2k.h"}
     done = subprocess.run(
         ["gcc", "-D__AVR__", "-fsyntax-only", digit_program / "src" / "tinydigits.c"],
         capture_output=True,
@@ -107,6 +107,14 @@ def test_names_that_c_does_not_allow(tmp_path: Path):
     subprocess.run(
         ["gcc", "-std=c99", "-Wall", "-Werror", "-c", "src/8_erste__ber.c"], cwd=out, check=True
     )
+
+
+def test_network_that_is_called_as_a_file_of_the_engine(tmp_path: Path):
+    model = tmp_path / "prepare.tdq"
+    load("tiny1k").save(model)
+    with pytest.raises(Misuse, match="another name"):
+        export(model, "c", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_sanitisers_find_nothing(tmp_path: Path) -> None:
     parity.run(
         *(need_tool("gcc"), "-std=c99", "-g", "-O1"),
         *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-        *(f"-I{parity.ENGINE}", parity.ENGINE / "tinydigits.c"),
+        *(f"-I{parity.ENGINE}", parity.ENGINE / "prepare.c"),
         *(tmp_path / "main.c", "-o", tmp_path / "main"),
     )
     rng = np.random.default_rng(4)

@@ -138,7 +138,9 @@ def fill_in(template: str, path: Path, **values: object) -> None:
 def write_c(model: str | Path, folder: Path) -> None:
     """Engine, model and program in C, laid out as an Arduino library."""
     network, title = integer_network(model), name_of(model)
-    name = identifier(title)
+    name, engine = identifier(title), sorted(ENGINE.glob("*.[ch]"))
+    if name.lower() in {path.stem for path in engine}:
+        raise Misuse(f"The engine has a file called {name}, too: give the network another name.")
     content = network.to_bytes()
     words = np.frombuffer(content + bytes(-len(content) % 4), "<u4")
     lines = [
@@ -160,8 +162,8 @@ def write_c(model: str | Path, folder: Path) -> None:
     fill_in("digit.c.in", folder / "digit.c", **values)
     fill_in("Makefile.in", folder / "Makefile", **values)
     fill_in("library.properties.in", folder / "library.properties", **values)
-    for file in ("tinydigits.c", "tinydigits.h"):
-        shutil.copyfile(ENGINE / file, source / file)
+    for path in engine:
+        shutil.copyfile(path, source / path.name)
 
 
 def write_wasm(model: str | Path, folder: Path) -> None:

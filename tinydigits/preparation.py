@@ -2,7 +2,7 @@
 
 The rules are those of MNIST (Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten
 digits"): light ink on black, fitted into 20 x 20 pixels, its centre of mass in the middle of
-28 x 28. `tinydigits_prepare` in engine/tinydigits.c does the same in C, bit for bit.
+28 x 28. `tinydigits_prepare` in engine/prepare.c does the same in C, bit for bit.
 """
 
 from functools import lru_cache

@@ -10,6 +10,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__AVR__)
+#error "tinydigits needs a 32-bit processor: on AVR, an int has 16 bits."
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -55,12 +59,12 @@ enum {
 #define TINYDIGITS_LONGEST_SIDE 4096    /* pixels of the longest side of a picture */
 #define TINYDIGITS_PREPARE_SCRATCH 2512 /* bytes, however large the picture is */
 
-/* Make an image for tinydigits_predict of a grey picture of one digit, as MNIST was made: the
- * paper 0, the strongest ink 255, the ink's longer side 20 pixels, its centre of mass in the
- * middle. grey: height rows of width bytes, black 0 and white 255, dark ink on light paper or
- * light on dark. paper: its grey level, or -1 to find it. scratch: TINYDIGITS_PREPARE_SCRATCH
+/* Make an image for tinydigits_predict of a gray picture of one digit, as MNIST was made: the
+ * paper 0, the strongest ink 255, the ink's longer side 20 pixels, its center of mass in the
+ * middle. gray: height rows of width bytes, black 0 and white 255, dark ink on light paper or
+ * light on dark. paper: its gray level, or -1 to find it. scratch: TINYDIGITS_PREPARE_SCRATCH
  * bytes that start at a multiple of 4; they need no clearing. */
-int tinydigits_prepare(const uint8_t *grey, int width, int height, int paper, uint8_t *image,
+int tinydigits_prepare(const uint8_t *gray, int width, int height, int paper, uint8_t *image,
                        void *scratch);
 
 /* To look inside, compile with -DTINYDIGITS_ON_ROW=function and define this function. predict

@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from tinydigits.modelfile import Description
 from tinydigits.quantise import choose_shifts, fits
 
 ENGINE = Path(__file__).parents[1] / "engine"
+SOURCES = sorted(ENGINE.glob("*.c"))
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 COMPILERS = ("gcc", "clang")
 FUNCTIONS = (
@@ -100,7 +102,7 @@ def build_native(compiler: str, folder: Path, *options: str) -> Path:
     """
     library = folder / f"tinydigits-{Path(compiler).name}.so"
     options = (*STRICT, "-O3", *options)
-    run(compiler, *options, "-shared", "-fPIC", ENGINE / "tinydigits.c", "-o", library)
+    run(compiler, *options, "-shared", "-fPIC", *SOURCES, "-o", library)
     return library
 
 
@@ -169,7 +171,7 @@ def build_wasm(target: Path) -> None:
         *("clang", "--target=wasm32", *STRICT, "-O3", "-ffreestanding", "-nostdlib"),
         *("-Wl,--no-entry", "-Wl,--strip-all", "-Wl,--stack-first", "-Wl,-z,stack-size=8192"),
         *(f"-Wl,--export={name}" for name in ("__heap_base", *FUNCTIONS)),
-        *(ENGINE / "tinydigits.c", "-o", target),
+        *(*SOURCES, "-o", target),
     )
     target.chmod(0o644)  # the linker makes a program of it
 
@@ -225,10 +227,11 @@ def build_engine(board: Board, folder: Path, level: str = "-Os") -> Path:
         Failure: the compiler is missing, it warns, or the object needs a library.
     """
     target = folder / f"tinydigits-{board.processor}{level}.o"
-    options = ("-mthumb", f"-mcpu={board.processor}", *STRICT, level, "-c")
-    # Each function in a section of its own, so that a linker leaves out what is not called.
-    options += ("-ffunction-sections", "-fdata-sections")
-    run("arm-none-eabi-gcc", *options, ENGINE / "tinydigits.c", "-o", target)
+    options = ("-mthumb", f"-mcpu={board.processor}", *STRICT, level)
+    # One object of all files, each function in a section of its own, so that a linker leaves out
+    # what is not called.
+    options += ("-r", "-nostdlib", "-ffunction-sections", "-fdata-sections")
+    run("arm-none-eabi-gcc", *options, *SOURCES, "-o", target)
     if needed := run("arm-none-eabi-nm", "-u", target).split():
         raise Failure(f"The engine for {board.processor} needs a library: {' '.join(needed)}.")
     return target
@@ -238,7 +241,10 @@ def functions(target: Path) -> dict[str, int]:
     """The bytes of each function and constant in an object."""
     lines = run("arm-none-eabi-nm", "-S", target).splitlines()
     sized = [fields for fields in map(str.split, lines) if len(fields) == 4]
-    return {name: int(size, 16) for _, size, _, name in sized}
+    sizes: Counter[str] = Counter()
+    for _, size, _, name in sized:  # two files may each have a function of the same name
+        sizes[name] += int(size, 16)
+    return sizes
 
 
 def run_board(
