@@ -1,7 +1,7 @@
 /* libFuzzer: whatever tinydigits_check lets pass, tinydigits_predict runs within its bounds.
  *
  * The checksum is mended first, or hardly an input would get past it. An image follows from the
- * input's bytes. Buffers have their exact sizes, so that the address sanitiser sees every step
+ * input's bytes. Buffers have their exact sizes, so that the address sanitizer sees every step
  * beyond.
  */
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  *
  *     import { load } from "./tinydigits.js";
  *     const network = await load("tiny20k.tdq");
- *     const image = network.prepare(grey, width, height); // one digit, as it was drawn or scanned
+ *     const image = network.prepare(gray, width, height); // one digit, as it was drawn or scanned
  *     const { name, probabilities } = network.predict(image);
  *
  * @module
@@ -28,11 +28,11 @@
  * @property {(image: Uint8Array | Uint8ClampedArray) => Prediction} predict
  *     Classifies an image of 28 rows of 28 pixels, 0 for paper to 255 for ink. Throws a TypeError
  *     for anything else.
- * @property {(grey: Uint8Array | Uint8ClampedArray, width: number, height: number,
+ * @property {(gray: Uint8Array | Uint8ClampedArray, width: number, height: number,
  *     paper?: number | null) => Uint8Array} prepare
- *     Makes such an image of a grey picture of one digit: `height` rows of `width` pixels, 0 for
+ *     Makes such an image of a gray picture of one digit: `height` rows of `width` pixels, 0 for
  *     black to 255 for white, dark ink on light paper or light on dark, sides of 1 to 4096 pixels.
- *     `paper` is the paper's grey level, if it is known. The image is all 0 where there is no ink.
+ *     `paper` is the paper's gray level, if it is known. The image is all 0 where there is no ink.
  *     Throws a TypeError or a RangeError for anything else.
  */
 
@@ -139,7 +139,7 @@ export async function load(model, engine = new URL("tinydigits.wasm", import.met
   const scratch = allocate(Math.max(wasm.tinydigits_scratch(at), PREPARE_SCRATCH));
   const image = allocate(PIXELS);
   const scores = allocate(4 * classes);
-  const grey = allocate(0);
+  const gray = allocate(0);
 
   const classNames = Object.freeze(
     Array.from({ length: classes }, (_, k) => {
@@ -175,13 +175,13 @@ export async function load(model, engine = new URL("tinydigits.wasm", import.met
       );
     }
     if (paper !== null && !(Number.isInteger(paper) && paper >= 0 && paper <= 255)) {
-      throw new RangeError(`The paper is a grey level from 0 to 255, or null, not ${paper}.`);
+      throw new RangeError(`The paper is a gray level from 0 to 255, or null, not ${paper}.`);
     }
     needBytes(pixels, width * height, `A picture of ${width} x ${height} pixels`);
-    used = grey;
+    used = gray;
     allocate(pixels.length);
-    view(grey, pixels.length).set(pixels);
-    wasm.tinydigits_prepare(grey, width, height, paper ?? -1, image, scratch);
+    view(gray, pixels.length).set(pixels);
+    wasm.tinydigits_prepare(gray, width, height, paper ?? -1, image, scratch);
     return view(image, PIXELS).slice();
   }
 

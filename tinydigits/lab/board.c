@@ -7,7 +7,7 @@
  */
 #include "tinydigits.h"
 
-extern uint32_t stack_top[], data_end[]; /* from board.ld; nothing is initialised but to 0 */
+extern uint32_t stack_top[], data_end[]; /* from board.ld; nothing is initialized but to 0 */
 extern const uint32_t model[];
 extern const uint32_t model_end[];
 
