@@ -200,8 +200,8 @@ def test_dead_channel_keeps_its_constant(mnist: Mnist):
     torch.manual_seed(1)
     model = Network(("pool", "conv3:4", "conv3:4"))
     with torch.no_grad():
-        model.features[1][1].weight[:] = torch.tensor([0.0, 1e-9, -1.0, 1.0])  # pyright: ignore
-        model.features[1][1].bias[:] = torch.tensor([1.0, 0.5, 0.5, 0.0])  # pyright: ignore
+        model.features[1].norm.weight[:] = torch.tensor([0.0, 1e-9, -1.0, 1.0])  # pyright: ignore
+        model.features[1].norm.bias[:] = torch.tensor([1.0, 0.5, 0.5, 0.0])  # pyright: ignore
     network = quantize(model.eval(), mnist.train_images[:100])
     off = network.log_probs(mnist.test_images[:50]) - model.log_probs(mnist.test_images[:50])
     assert np.abs(off).max() < 0.05

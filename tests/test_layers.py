@@ -45,9 +45,9 @@ def test_totals_of_the_baseline_are_those_computed_by_hand():
     assert total(plan(BASELINE)) == (19_664, 3_876_224)
 
 
-def test_a_plan_says_what_each_stage_is_and_what_it_repeats():
+def test_a_plan_says_what_each_stage_is_and_whose_weights_it_shares():
     stages = plan(("conv3:4", "separable3:4", "pool", "again", "again", "depthwise3", "again"), 3)
-    assert [(stage.kind, stage.window, stage.repeats) for stage in stages] == [
+    assert [(stage.kind, stage.kernel_size, stage.shares_weights_with) for stage in stages] == [
         ("conv", 3, None),
         ("separable", 3, None),
         ("pool", 2, None),
@@ -103,25 +103,6 @@ def convolutions(block: nn.Module) -> list[nn.Conv2d]:
     return [module for module in block.modules() if isinstance(module, nn.Conv2d)]
 
 
-def measure(block: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """What comes out of a block, and the multiply-accumulates of the convolutions that ran in it.
-
-    Each pixel that comes out of a convolution takes all of its weights once.
-    """
-    macs = 0
-
-    def count(convolution: nn.Module, _: Any, out: torch.Tensor) -> None:
-        nonlocal macs
-        assert isinstance(convolution, nn.Conv2d)
-        macs += convolution.weight.numel() * out.shape[2] * out.shape[3]
-
-    hooks = [convolution.register_forward_hook(count) for convolution in convolutions(block)]
-    out = block(x)
-    for hook in hooks:
-        hook.remove()
-    return out, macs
-
-
 def new_parameters(block: nn.Module, seen: set[int]) -> int:
     """How many numbers of a block training may change that no block before it has."""
     new = [p for p in block.parameters() if p.requires_grad and id(p) not in seen]
@@ -135,22 +116,34 @@ def new_parameters(block: nn.Module, seen: set[int]) -> int:
 def test_a_plan_is_what_the_network_does(layers: tuple[str, ...], classes: int):
     network = Network(layers, class_names=tuple(map(str, range(classes)))).eval()
     stages = plan(layers, classes)
-    blocks = [*network.features, network.gap, network.classes]
+    assert network.plan == stages
     assert [stage.name for stage in stages[: len(layers)]] == list(layers)
+    ran: list[tuple[Any, torch.Tensor]] = []  # the convolutions, each with what came out of it
+
+    def count(convolution: nn.Module, _: Any, out: torch.Tensor) -> None:
+        ran.append((convolution, out))
+
+    for convolution in convolutions(network):
+        convolution.register_forward_hook(count)
     x = images = torch.randn(1, 1, SIZE, SIZE)
+    activations = network.activations(images)
+    parts = [*network.features, network.gap, network.classes]
     seen: set[int] = set()
-    for stage, block in zip(stages, blocks, strict=True):
+    for stage, part in zip(stages, parts, strict=True):
+        ran.clear()
         assert x.shape == (1, stage.channels_in, stage.size_in, stage.size_in)
-        x, macs = measure(block, x)
+        x = part(x) if stage.kind in ("average", "classes") else next(activations)
         assert x.shape == (1, *stage.shape)
-        assert (new_parameters(block, seen), macs) == (stage.parameters, stage.macs)
-        used = convolutions(block)
+        # Each pixel that comes out of a convolution takes all of its weights once.
+        macs = sum(used.weight.numel() * out.shape[2] * out.shape[3] for used, out in ran)
+        assert (new_parameters(part, seen), macs) == (stage.parameters, stage.macs)
+        used = [convolution for convolution, _ in ran]
         assert len(used) == {"pool": 0, "average": 0, "separable": 2}.get(stage.kind, 1)
-        assert not used or used[0].kernel_size == (stage.window, stage.window)
+        assert not used or used[0].kernel_size == (stage.kernel_size, stage.kernel_size)
         assert stage.kind not in ("depthwise", "separable") or used[0].groups == stage.channels_in
-        if stage.repeats is not None:
-            assert stages[stage.repeats].repeats is None
-            assert used == convolutions(blocks[stage.repeats])
+        if stage.shares_weights_with is not None:
+            assert stages[stage.shares_weights_with].shares_weights_with is None
+            assert used == convolutions(parts[stage.shares_weights_with])
     assert total(stages)[0] == count_parameters(network)
     torch.testing.assert_close(network(images), x.flatten(1).log_softmax(1))
 

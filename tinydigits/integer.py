@@ -229,7 +229,7 @@ class IntegerNetwork:
             weights = aligned(offset_binary(numbers.taps).tobytes()) + interleave(numbers.weights)
             table = np.stack([numbers.bias, numbers.multiplier], axis=-1).astype("<i2").tobytes()
             rows += RECORD.pack(
-                *(KINDS[stage.kind], stage.window, pools, size),
+                *(KINDS[stage.kind], stage.kernel_size, pools, size),
                 *(stage.channels_in, stage.channels_out),
                 *(numbers.shift_in, numbers.shift_sum, numbers.shift_out, 0),
                 *(offset(weights), offset(table) if table else 0),
@@ -280,7 +280,10 @@ class IntegerNetwork:
         network = cls(description, passes, logit_scale, temperature, activation_bits, weight_bits)
         image, *expected = network.records()
         shapes = [
-            (KINDS[stage.kind], stage.window, pools, size, stage.channels_in, stage.channels_out)
+            (
+                *(KINDS[stage.kind], stage.kernel_size, pools, size),
+                *(stage.channels_in, stage.channels_out),
+            )
             for stage, pools, size in expected
             if stage is not None
         ]
@@ -364,7 +367,7 @@ def check_shapes(stage: Stage, numbers: Pass) -> None:
     Raises:
         Misuse: it hasn't.
     """
-    window, enter, leave = stage.window, stage.channels_in, stage.channels_out
+    window, enter, leave = stage.kernel_size, stage.channels_in, stage.channels_out
     inputs = enter * window**2 if stage.kind == "conv" else enter
     table = 0 if stage.kind == "classes" else leave
     wanted = (
@@ -398,7 +401,7 @@ def convolve(x: np.ndarray, stage: Stage, numbers: Pass, largest: int) -> np.nda
 
     (C, h, w, N) to (C', h', w', N); `shift_sum` and what follows it are still to come.
     """
-    size, window = stage.size_out, stage.window
+    size, window = stage.size_out, stage.kernel_size
     windows = [
         x[:, row : row + size, column : column + size]
         for row in range(window)

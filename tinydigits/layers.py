@@ -33,21 +33,21 @@ class Stage(NamedTuple):
     name: str
     """The word of `Config.layers`; the two stages that follow all words have names of their own."""
     kind: Kind
-    """What is computed; for again, the kind of the convolution that it repeats.
+    """What is computed; for again, the kind of the convolution that it uses once more.
 
     conv: a convolution. depthwise: one that looks at each channel alone. separable: depthwise,
     then a 1x1 convolution that mixes the channels (Chollet 2017, "Xception"). All three are
     followed by BatchNorm and ReLU. pool: the largest of 2x2 pixels. average: the mean over all
     pixels. classes: a 1x1 convolution without bias.
     """
-    window: int
-    """Width of the window, in pixels: 3 for conv3:16."""
+    kernel_size: int
+    """Height and width of the kernels, in pixels: 3 for conv3:16."""
     channels_in: int
     channels_out: int
     size_in: int
     """Height and width of what comes in, in pixels."""
     size_out: int
-    repeats: int | None
+    shares_weights_with: int | None
     """The stage, counted from 0, whose convolution is used again here; None: it has its own."""
     parameters: int
     """The numbers that training may change, those of BatchNorm included."""
@@ -68,9 +68,9 @@ def plan(layers: tuple[str, ...], classes: int = len(DIGITS)) -> tuple[Stage, ..
     """Resolve a network's layers, such as ("conv3:16", "pool", "separable3:32", "again").
 
     Args:
-        layers: conv3:N, separable3:N, depthwise3 (windows of 1, 3, 5 and 7 pixels; the latter two
-            of at least 3), pool, and again, which applies the last convolution once more with the
-            same weights and a BatchNorm of its own.
+        layers: conv3:N, separable3:N, depthwise3 (kernels of 1, 3, 5 and 7 pixels; the latter two
+            of at least 3), pool, and again, a weight-tied layer: it applies the last convolution
+            once more, with the same weights and a BatchNorm of its own.
         classes: how many classes the network tells apart.
 
     Returns:
@@ -87,7 +87,7 @@ def plan(layers: tuple[str, ...], classes: int = len(DIGITS)) -> tuple[Stage, ..
     size, channels = SIZE, 1
     last = None  # the last convolution that has weights of its own
     for word in layers:
-        kind, window, width = parse(word)
+        kind, kernel_size, width = parse(word)
         if kind == "pool":
             stage = Stage(word, "pool", 2, channels, channels, size, size // 2, None, 0, 0, 0)
         elif kind == "again":
@@ -96,10 +96,10 @@ def plan(layers: tuple[str, ...], classes: int = len(DIGITS)) -> tuple[Stage, ..
                     "layers: again repeats the convolution before it, so there must be one, with "
                     "as many channels going out as coming in."
                 )
-            stage = convolution(word, stages[last].kind, stages[last].window, channels, channels,
-                                size, last)  # fmt: skip
+            stage = convolution(word, stages[last].kind, stages[last].kernel_size, channels,
+                                channels, size, last)  # fmt: skip
         else:
-            stage = convolution(word, kind, window, channels, width or channels, size, None)
+            stage = convolution(word, kind, kernel_size, channels, width or channels, size, None)
             last = len(stages)
         stages.append(stage)
         size, channels = stage.size_out, stage.channels_out
@@ -119,45 +119,53 @@ def plan(layers: tuple[str, ...], classes: int = len(DIGITS)) -> tuple[Stage, ..
 
 
 def parse(word: str) -> tuple[Kind | Literal["again"], int, int]:
-    """Read one word: its kind, its window and its channels (0 where the word says none).
+    """Read one word: its kind, its kernel size and its channels (0 where the word says none).
 
     Raises:
         Misuse: the word is none of the language's.
     """
     match = re.fullmatch(r"([a-z]+)([1357]?)(?::([1-9][0-9]{0,3}))?", str(word))
     if match:
-        kind, window, width = match[1], int(match[2] or 0), int(match[3] or 0)
-        match kind, window > 0, width > 0:
+        kind, kernel_size, width = match[1], int(match[2] or 0), int(match[3] or 0)
+        match kind, kernel_size > 0, width > 0:
             case (("pool" | "again"), False, False):
                 return kind, 0, 0
             case "conv", True, True:
-                return kind, window, width
-            case "separable", True, True if window > 1:
-                return kind, window, width
-            case "depthwise", True, False if window > 1:
-                return kind, window, 0
+                return kind, kernel_size, width
+            case "separable", True, True if kernel_size > 1:
+                return kind, kernel_size, width
+            case "depthwise", True, False if kernel_size > 1:
+                return kind, kernel_size, 0
     raise Misuse(
         f"layers: {word!r} is not a layer; write pool, again, depthwise3, separable3:16 "
-        "or, for a 3x3 convolution with 16 channels, conv3:16 (windows of 1, 3, 5 and 7 "
+        "or, for a 3x3 convolution with 16 channels, conv3:16 (kernels of 1, 3, 5 and 7 "
         "pixels, up to 9999 channels)."
     )
 
 
 def convolution(
-    name: str, kind: Kind, window: int, enter: int, leave: int, size: int, repeats: int | None
+    name: str,
+    kind: Kind,
+    kernel_size: int,
+    enter: int,
+    leave: int,
+    size: int,
+    shares_weights_with: int | None,
 ) -> Stage:
     """A stage with a convolution from `enter` to `leave` channels, its BatchNorm included."""
     weights = {
-        "conv": window**2 * enter * leave,
-        "depthwise": window**2 * enter,
-        "separable": window**2 * enter + enter * leave,
+        "conv": kernel_size**2 * enter * leave,
+        "depthwise": kernel_size**2 * enter,
+        "separable": kernel_size**2 * enter + enter * leave,
     }[kind]
     # BatchNorm learns a shift a channel and, where no 1x1 convolution could do it, a scale.
-    own = leave if repeats is not None else weights + leave * (1 if kind == "separable" else 2)
-    numbers = 2 * leave + (0 if repeats is not None else weights)
-    after = size - window + 1
+    tied = shares_weights_with is not None
+    own = leave if tied else weights + leave * (1 if kind == "separable" else 2)
+    numbers = 2 * leave + (0 if tied else weights)
+    after = size - kernel_size + 1
     macs = weights * after**2
-    return Stage(name, kind, window, enter, leave, size, after, repeats, own, macs, numbers)
+    return Stage(name, kind, kernel_size, enter, leave, size, after, shares_weights_with, own,
+                 macs, numbers)  # fmt: skip
 
 
 def total(stages: list[Stage] | tuple[Stage, ...]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ The shapes of `classic`, for a batch of B digits:
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch import nn
 from tinydigits.config import Config
 from tinydigits.data import MEAN, STD
 from tinydigits.files import Failure, Misuse, write_atomically
-from tinydigits.layers import DIGITS, SIZE, plan
+from tinydigits.layers import DIGITS, SIZE, Stage, plan
 from tinydigits.modelfile import Description, find_model, read_model_file, to_bytes
 
 
@@ -72,21 +72,12 @@ class Network(nn.Module):
         super().__init__()
         self.layers, self.class_names = layers, class_names
         self.mean, self.std = mean, std
-        *stages, _, classes = plan(layers, len(class_names))
-        blocks: list[nn.Module] = []
-        for stage in stages:
-            if stage.kind == "pool":
-                blocks.append(nn.MaxPool2d(stage.window, stage.window))
-            elif stage.repeats is not None:
-                convolution = blocks[stage.repeats][0]  # pyright: ignore[reportIndexIssue]
-                blocks.append(again(convolution, stage.channels_out, dropout))
-            else:
-                blocks.append(
-                    conv_block(
-                        stage.kind, stage.channels_in, stage.channels_out, stage.window, dropout
-                    )
-                )
-        self.features = nn.Sequential(*blocks)
+        self.plan = plan(layers, len(class_names))
+        *stages, _, classes = self.plan
+        self.features = nn.ModuleList(
+            nn.MaxPool2d(stage.kernel_size) if stage.kind == "pool" else conv_block(stage, dropout)
+            for stage in stages
+        )
         self.gap = nn.AdaptiveAvgPool2d((1, 1))
         self.classes = nn.Conv2d(
             classes.channels_in, classes.channels_out, kernel_size=1, bias=False
@@ -98,19 +89,35 @@ class Network(nn.Module):
         Raw pixels, uint8 (B, 28, 28) or (B, 1, 28, 28), are normalised here. Floats
         (B, 1, 28, 28) must be normalised already, as `normalise` does it.
         """
-        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-            self.refuse_symbolic(x)
+        self.refuse_symbolic(x)
         x = as_input(x, self.mean, self.std)  # (B, 1, 28, 28)
-        x = self.features(x)  # (B, C, h, w)
+        for activations in self.activations(x):
+            x = activations  # those of the last stage in the end, (B, C, h, w)
         x = self.gap(x)  # (B, C, 1, 1)
         x = self.classes(x).flatten(1)  # (B, classes)
         return F.log_softmax(x, dim=-1)
 
-    def refuse_symbolic(self, x: Any) -> None:
-        """Keep torch.fx from networks with repeats: its tools fold every BatchNorm into a weight.
+    def activations(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Follow the plan: what each stage of `layers` makes of what the one before it gave.
 
-        The weights of a repeated convolution would be folded into twice, and the network would
-        give wrong answers without a word.
+        Args:
+            x: normalised images, (B, 1, 28, 28).
+
+        Yields:
+            (B, channels, height, width), as in `Stage.shape`.
+        """
+        for stage, block in zip(self.plan[:-2], self.features, strict=True):
+            if stage.shares_weights_with is not None:
+                owner = self.features[stage.shares_weights_with]
+                x = owner.convolution(x)  # pyright: ignore[reportCallIssue]
+            x = block(x)
+            yield x
+
+    def refuse_symbolic(self, x: Any) -> None:
+        """Keep torch.fx from shared weights: its tools fold every BatchNorm into a convolution.
+
+        Several would be folded into a convolution that is used again, and the network would give
+        wrong answers without a word.
 
         Raises:
             Misuse: `x` stands for a value while torch.fx follows the network.
@@ -147,63 +154,61 @@ class Network(nn.Module):
         return torch.cat(parts).numpy()
 
 
-def conv_block(
-    kind: str, channels_in: int, channels_out: int, window: int, dropout: float
-) -> nn.Sequential:
+class Block(nn.Sequential):
     """Convolution without bias or padding, BatchNorm, ReLU and dropout, in that order.
 
-    `kind` is conv, depthwise (which needs as many channels out as in) or separable, as in
-    `tinydigits.layers.Stage`. Activations (B, channels_in, h, w) become
-    (B, channels_out, h - window + 1, w - window + 1).
+    Activations (B, channels_in, h, w) become (B, channels_out, h', w'), as its stage says.
+
+    A weight-tied block keeps no convolution: the network calls it with what the one of an earlier
+    block gave. Its BatchNorm is its own, since the activations of a second use have other
+    statistics. Model files name the tensors by the places of their layers in the block.
     """
-    if kind == "conv":
-        convolution = nn.Conv2d(channels_in, channels_out, window, bias=False)
-    else:
-        convolution = nn.Conv2d(channels_in, channels_in, window, groups=channels_in, bias=False)
-    if kind == "separable":
-        pointwise = nn.Conv2d(channels_in, channels_out, 1, bias=False)
-        convolution = nn.Sequential(convolution, pointwise)
-    scale = kind != "separable"
-    return nn.Sequential(convolution, *after_convolution(channels_out, dropout, scale))
+
+    @property
+    def convolution(self) -> nn.Module:
+        """The convolution; a weight-tied block has none."""
+        return self[0]
+
+    @property
+    def kernels(self) -> list[torch.Tensor]:
+        """The convolution's weights; of a separable one, the depthwise and the 1x1 kernels."""
+        return [part.weight for part in self.convolution.modules() if isinstance(part, nn.Conv2d)]
+
+    @property
+    def activation(self) -> nn.Sequential:
+        """What follows the convolution: BatchNorm, ReLU and dropout."""
+        return self if isinstance(self[0], nn.BatchNorm2d) else self[1:]  # pyright: ignore
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The BatchNorm."""
+        return self.activation[0]  # pyright: ignore[reportReturnType]
 
 
-def after_convolution(channels: int, dropout: float, scale: bool) -> list[nn.Module]:
-    """BatchNorm, ReLU and dropout.
+def conv_block(stage: Stage, dropout: float) -> Block:
+    """The block of a stage, with freshly drawn weights unless it shares those of another stage.
 
-    Without `scale`, BatchNorm learns to shift but not to scale the channels. That saves small
-    networks a parameter per channel, and mostly the convolution that follows can scale them as
-    well, for ReLU lets a positive factor through.
+    After a separable or shared convolution, BatchNorm learns to shift but not to scale the
+    channels. That saves small networks a parameter per channel, and mostly the convolution that
+    follows can scale them as well, for ReLU lets a positive factor through.
     """
-    norm = nn.BatchNorm2d(channels)
-    norm.weight.requires_grad_(scale)
+    tied = stage.shares_weights_with is not None
+    norm = nn.BatchNorm2d(stage.channels_out)
+    norm.weight.requires_grad_(not tied and stage.kind != "separable")
     # A dropout of 0 would draw its masks all the same, for nothing.
-    return [norm, nn.ReLU(), *([nn.Dropout(dropout)] if dropout > 0 else [])]
+    activation = [norm, nn.ReLU(), *([nn.Dropout(dropout)] if dropout > 0 else [])]
+    return Block(*activation) if tied else Block(draw_convolution(stage), *activation)
 
 
-def again(convolution: nn.Module, channels: int, dropout: float) -> nn.Sequential:
-    """The `convolution` of an earlier block with the same weights, and what follows it.
-
-    BatchNorm is its own, since the activations of a second pass have other statistics. The
-    convolution is a child like any other, so that PyTorch's tools see it, but its weights are saved
-    and loaded once, by the block that they belong to.
-    """
-    after = {str(i): module for i, module in enumerate(after_convolution(channels, dropout, False))}
-    block = nn.Sequential(OrderedDict({"repeated": convolution, **after}))
-    block.register_state_dict_post_hook(leave_out_repeated)
-    block.register_load_state_dict_pre_hook(fill_in_repeated)
-    return block
-
-
-def leave_out_repeated(block: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Take the repeated convolution out of a state dictionary: another block has saved it."""
-    for name in [name for name in state if name.startswith(f"{prefix}repeated.")]:
-        del state[name]
-
-
-def fill_in_repeated(block: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Put the repeated convolution, as it is, where PyTorch would miss it: it is loaded already."""
-    for name, tensor in block.get_submodule("repeated").state_dict().items():
-        state[f"{prefix}repeated.{name}"] = tensor
+def draw_convolution(stage: Stage) -> nn.Module:
+    """The convolution of a stage of kind conv, depthwise or separable."""
+    enter, leave = stage.channels_in, stage.channels_out
+    if stage.kind == "conv":
+        return nn.Conv2d(enter, leave, stage.kernel_size, bias=False)
+    depthwise = nn.Conv2d(enter, enter, stage.kernel_size, groups=enter, bias=False)
+    if stage.kind == "depthwise":
+        return depthwise
+    return nn.Sequential(depthwise, nn.Conv2d(enter, leave, kernel_size=1, bias=False))
 
 
 def build_model(

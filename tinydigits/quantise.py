@@ -29,7 +29,7 @@ from tinydigits.integer import (
     magnitudes,
 )
 from tinydigits.layers import SIZE, Stage
-from tinydigits.model import Network, normalise
+from tinydigits.model import Block, Network, normalise
 from tinydigits.modelfile import Description
 
 CALIBRATION = 10_000
@@ -88,16 +88,16 @@ def round_network(
     most = 2**activation_bits - 1
     uses: dict[int, list[Use]] = {}  # of each convolution, by the stage that it belongs to
     step, zero, largest = 1 / (255 * std), -mean / std, 255  # a pixel is worth q * step + zero
-    for i, (stage, ceiling) in enumerate(zip(stages, ranges, strict=True)):
-        if stage.kind != "pool":
-            owner = i if stage.repeats is None else stage.repeats
-            norm = fold(model.features[i][1])  # pyright: ignore[reportIndexIssue]
+    for i, (stage, block, ceiling) in enumerate(zip(stages, model.features, ranges, strict=True)):
+        if isinstance(block, Block):
+            owner = i if stage.shares_weights_with is None else stage.shares_weights_with
+            norm = fold(block.norm)
             uses.setdefault(owner, []).append(Use(i, step, zero, ceiling / most, largest, *norm))
             step, zero, largest = ceiling / most, 0.0, most
     passes: dict[int, Pass] = {}
     for owner, its_uses in uses.items():
-        convolution = model.features[owner][0]  # pyright: ignore[reportIndexIssue]
-        passes |= round_convolution(stages[owner], convolution, its_uses, weight_bits)
+        kernels = model.features[owner].kernels
+        passes |= round_convolution(stages[owner], kernels, its_uses, weight_bits)  # pyright: ignore
 
     # One scale for all rows, since logits are compared with each other.
     weights = model.classes.weight.detach().cpu().double().numpy()[:, :, 0, 0]
@@ -116,7 +116,7 @@ def round_network(
 
 
 class Use(NamedTuple):
-    """One pass through a convolution: a value q that comes in is worth q * step + zero."""
+    """One use of a convolution: a value q that comes in is worth q * step + zero."""
 
     stage: int
     step: float
@@ -154,9 +154,8 @@ def measure_ranges(model: Network, images: np.ndarray) -> list[float]:
     largest = [torch.empty(0)] * len(model.features)
     try:
         for part in progress(torch.from_numpy(images).split(500), "measuring ranges"):
-            x = normalise(part.to(device), model.mean, model.std)
-            for i, block in enumerate(model.features):
-                x = block(x)  # pyright: ignore[reportCallIssue]
+            normalised = normalise(part.to(device), model.mean, model.std)
+            for i, x in enumerate(model.activations(normalised)):
                 keep = int(x[0].numel() * len(images) * OUTLIERS) + 1
                 found = torch.cat([largest[i].to(device), x.flatten()])
                 largest[i] = found.topk(min(keep, len(found)))[0]
@@ -172,7 +171,7 @@ def upper_end(values: torch.Tensor) -> float:
     return float(largest[-1]) or 1.0
 
 
-def fold(norm: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+def fold(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
     """BatchNorm in eval mode as a scale and a shift for each channel, float64."""
     mean, var, weight, bias = (
         getattr(norm, name).detach().cpu().double().numpy()
@@ -197,27 +196,27 @@ def round_rows(
 
 
 def round_convolution(
-    stage: Stage, convolution: nn.Module, uses: list[Use], weight_bits: int
+    stage: Stage, kernels: list[torch.Tensor], uses: list[Use], weight_bits: int
 ) -> dict[int, Pass]:
-    """The numbers of a convolution and of its repeats, by stage."""
-    parts = convolution if isinstance(convolution, nn.Sequential) else [convolution]
-    floats = [part.weight.detach().cpu().double().numpy() for part in parts]  # pyright: ignore
+    """The numbers of a convolution, whose weights are `kernels`, in all its uses, by stage."""
+    floats = [kernel.detach().cpu().double().numpy() for kernel in kernels]
     # (outputs, row, column, channel): the order in which the engine meets a window.
     rows = floats[-1].transpose(0, 2, 3, 1).reshape(stage.channels_out, -1)
     response = rows.sum(axis=1)
     rounded = Pass(NO_TAPS, NO_WEIGHTS, NO_TABLE, NO_TABLE)
+    square = -1, stage.kernel_size, stage.kernel_size
     if stage.kind == "separable":
         # Nothing stands between the two halves: the first one's scales go into the second.
         taps = floats[0].reshape(stage.channels_in, -1)  # (C, k * k)
         response = rows @ taps.sum(axis=1)
         weights, scale = round_rows(taps, 8)
-        rounded = rounded._replace(taps=weights.reshape(-1, stage.window, stage.window))
+        rounded = rounded._replace(taps=weights.reshape(square))
         rows = rows * scale
 
     def round_all(coarser: np.ndarray | float) -> tuple[Pass, np.ndarray]:
         if stage.kind == "depthwise":
             weights, scale = round_rows(rows, 8, coarser)
-            return rounded._replace(taps=weights.reshape(-1, stage.window, stage.window)), scale
+            return rounded._replace(taps=weights.reshape(square)), scale
         weights, scale = round_rows(rows, weight_bits, coarser)
         return rounded._replace(weights=weights), scale
 

@@ -11,15 +11,10 @@ does not get coarser weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import nn
-from torch.func import functional_call
-from torch.utils.hooks import RemovableHandle
+import torch.nn.functional as F
 
-from tinydigits.layers import plan
-from tinydigits.model import Network
+from tinydigits.model import Block, Network, as_input
 from tinydigits.quantise import upper_end
 
 
@@ -44,50 +39,45 @@ def forward_rounded(
     Returns:
         Log-probabilities (B, classes), with gradients for the weights as they are.
     """
-
-    def rounding(stage: int) -> Callable[..., torch.Tensor]:
-        def hook(_block: nn.Module, _inputs: object, values: torch.Tensor) -> torch.Tensor:
-            if stage not in ranges:
-                ranges[stage] = upper_end(values.detach())
-            return round_activations(values, ranges[stage], activation_bits)
-
-        return hook
-
-    weights = rounded_weights(model, weight_bits)
-    hooks = [
-        block.register_forward_hook(rounding(i))
-        for i, block in enumerate(model.features)
-        if not isinstance(block, nn.MaxPool2d)  # the largest of rounded values is rounded
-    ]
-    hooks.append(keep_paper(model, weights))
-    try:
-        # A repeated convolution is one module under several names, so once is enough, and twice
-        # (as by tie_weights) would leave the rounded weights in it.
-        return functional_call(model, weights, (images,), tie_weights=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    kernels = rounded_kernels(model, weight_bits)
+    first = next(i for i, block in enumerate(model.features) if isinstance(block, Block))
+    x = as_input(images, model.mean, model.std)
+    for i, block in enumerate(model.features):
+        if not isinstance(block, Block):  # a pool: the largest of rounded values is rounded
+            x = block(x)
+            continue
+        x = convolve(x, kernels[i])
+        if i == first:
+            x = x + lost_paper(model, block.kernels, kernels[i])
+        x = block.activation(x)
+        if i not in ranges:
+            ranges[i] = upper_end(x.detach())
+        x = round_activations(x, ranges[i], activation_bits)
+    # The classes have one scale for all rows, since logits are compared with each other.
+    rows = round_rows(model.classes.weight[None], weight_bits)[0][0]
+    return F.log_softmax(F.conv2d(model.gap(x), rows).flatten(1), dim=-1)
 
 
-def keep_paper(model: Network, weights: dict[str, torch.Tensor]) -> RemovableHandle:
-    """See to it that the first convolution makes of black paper what it makes of it unrounded.
+def convolve(x: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
+    """What a convolution with these kernels makes of activations, (B, C, h, w) to (B, C', h', w').
+
+    A depthwise kernel, (C, 1, k, k), looks at one channel and not at all C.
+    """
+    for kernel in kernels:
+        x = F.conv2d(x, kernel, groups=x.shape[1] // kernel.shape[1])
+    return x
+
+
+def lost_paper(
+    model: Network, exact: list[torch.Tensor], rounded: list[torch.Tensor]
+) -> torch.Tensor:
+    """What the first convolution, rounded, makes too little of black paper: (channels, 1, 1).
 
     A normalised pixel is its value less a constant. `tinydigits.quantise` keeps what that constant
     adds to each channel in a bias, and computes it from the unrounded weights.
     """
-    stages = plan(model.layers)
-    first = next(i for i, stage in enumerate(stages) if stage.kind != "pool")
-    names = [name for name in weights if name.startswith(f"features.{first}.")]
-    exact = response([model.get_parameter(name) for name in names])
-    lost = (exact - response([weights[name] for name in names])).detach()
-    added = lost.mul(-model.mean / model.std).view(-1, 1, 1)
-
-    def hook(_convolution: nn.Module, _inputs: object, values: torch.Tensor) -> torch.Tensor:
-        handle.remove()  # where the first convolution is used again, it doesn't see pixels
-        return values + added
-
-    handle = model.get_submodule(f"features.{first}.0").register_forward_hook(hook)
-    return handle
+    lost = (response(exact) - response(rounded)).detach()
+    return lost.mul(-model.mean / model.std).view(-1, 1, 1)
 
 
 def response(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -103,28 +93,27 @@ def round_activations(values: torch.Tensor, most: float, bits: int) -> torch.Ten
     return straight_through(values, (values / step).round() * step)
 
 
-def rounded_weights(model: Network, bits: int) -> dict[str, torch.Tensor]:
-    """The weights of all convolutions, rounded, by their names in the network."""
-    weights = {}
-    *stages, _, _ = plan(model.layers, len(model.class_names))
-    for i, stage in enumerate(stages):
-        name = f"features.{i}.0"
-        if stage.kind == "pool" or stage.repeats is not None:
-            continue
-        if stage.kind == "separable":
+def rounded_kernels(model: Network, bits: int) -> list[list[torch.Tensor]]:
+    """Each stage's kernels, rounded: two of a separable convolution, none of a pool.
+
+    Stages that share weights share the rounded ones.
+    """
+    kernels: list[list[torch.Tensor]] = []
+    for stage, block in zip(model.plan[:-2], model.features, strict=True):
+        if not isinstance(block, Block):
+            kernels.append([])
+        elif stage.shares_weights_with is not None:
+            kernels.append(kernels[stage.shares_weights_with])
+        elif stage.kind == "separable":
             # Nothing stands between the two halves: the first one's scales go into the second.
-            taps, rows = (model.get_parameter(f"{name}.{half}.weight") for half in (0, 1))
-            weights[f"{name}.0.weight"], scale = round_rows(taps, 8)
+            depthwise, rows = block.kernels
+            depthwise, scale = round_rows(depthwise, 8)
             scale = scale.view(1, -1, 1, 1)
-            weights[f"{name}.1.weight"] = round_rows(rows * scale, bits)[0] / scale
+            kernels.append([depthwise, round_rows(rows * scale, bits)[0] / scale])
         else:
-            rows = model.get_parameter(f"{name}.weight")
-            most = 8 if stage.kind == "depthwise" else bits
-            weights[f"{name}.weight"], _ = round_rows(rows, most)
-    # The classes have one scale for all rows, since logits are compared with each other.
-    rows = model.classes.weight
-    weights["classes.weight"] = round_rows(rows[None], bits)[0][0]
-    return weights
+            (rows,) = block.kernels
+            kernels.append([round_rows(rows, 8 if stage.kind == "depthwise" else bits)[0]])
+    return kernels
 
 
 def round_rows(weights: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:

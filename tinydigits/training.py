@@ -116,12 +116,10 @@ def build_optimizer(model: Network, config: Config) -> torch.optim.Optimizer:
 
     `initial_lr` is the rate that the schedule scales.
     """
-    first = set(model.features[0].modules())
     inner = [
         module.weight
-        for module in model.features.modules()
+        for module in model.features[1:].modules()
         if isinstance(module, torch.nn.Conv2d) and module.groups == 1 and config.muon_rate
-        if module not in first
     ]
     learnt = [weight for weight in model.parameters() if weight.requires_grad]
     rest = [weight for weight in learnt if all(weight is not w for w in inner)]

@@ -328,7 +328,7 @@ def random_network(seed: int, widest: int = 40) -> IntegerNetwork:
     for i, stage in enumerate(stages):
         if stage.kind not in KINDS:
             continue
-        source = i if stage.repeats is None else stage.repeats
+        source = i if stage.shares_weights_with is None else stage.shares_weights_with
         if source not in own:
             own[source] = random_weights(random, stage, seed % 10 == 9)
         pixels = stages[-2].size_in ** 2
@@ -370,9 +370,9 @@ def random_weights(random: np.random.Generator, stage: Stage, wide: bool) -> Pas
 
     taps, weights = NO_TAPS, NO_WEIGHTS
     if stage.kind in ("depthwise", "separable"):
-        taps = draw(stage.channels_in, stage.window, stage.window)
+        taps = draw(stage.channels_in, stage.kernel_size, stage.kernel_size)
     if stage.kind != "depthwise":
-        area = stage.window**2 if stage.kind == "conv" else 1
+        area = stage.kernel_size**2 if stage.kind == "conv" else 1
         weights = draw(stage.channels_out, area * stage.channels_in)
     if wide and stage.kind == "separable":
         taps = np.zeros_like(taps)
