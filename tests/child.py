@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 
-from tinydigits import Mnist, datasets, load_mnist, runs
+from tinydigits import Mnist, load_mnist, runs
 from tinydigits.cli import main
+from tinydigits.data import dataset
 
 moment, end, *arguments = sys.argv[1:]
 seen: dict[str, int] = {}
@@ -89,6 +90,6 @@ torch.Tensor.backward = backward  # pyright: ignore[reportAttributeAccessIssue]
 Path.open = open_temporary  # pyright: ignore[reportAttributeAccessIssue]
 os.fsync, os.replace = fsync, replace
 mnist = load_mnist()
-datasets.load_mnist = lambda root: Mnist(*(part[::10] for part in mnist))
+dataset.load_mnist = lambda root: Mnist(*(part[::10] for part in mnist))
 runs.write_report = lambda *_: Path()
 main(arguments)

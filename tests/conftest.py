@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 
 from tinydigits.cli import main
-from tinydigits.data import Mnist, load_mnist
+from tinydigits.data.mnist import Mnist, load_mnist
 
 settings.register_profile("unhurried", deadline=None)  # on a busy one anything may take long
 settings.load_profile("unhurried")
@@ -131,9 +131,9 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome
 def few(mnist: Mnist, monkeypatch: pytest.MonkeyPatch) -> Mnist:
     """Runs see only the first 500 training digits and 200 test digits, and draw no report."""
     digits = Mnist(*(part[: 200 if len(part) == 10_000 else 500] for part in mnist))
-    for module in ("data", "datasets"):
-        monkeypatch.setattr(f"tinydigits.{module}.load_mnist", lambda root: digits)
-    monkeypatch.setattr("tinydigits.data.HELD_OUT", 100)
+    for module in ("mnist", "dataset"):
+        monkeypatch.setattr(f"tinydigits.data.{module}.load_mnist", lambda root: digits)
+    monkeypatch.setattr("tinydigits.data.mnist.HELD_OUT", 100)
     monkeypatch.setattr("tinydigits.runs.write_report", lambda *_: None)
     return digits
 

@@ -9,7 +9,7 @@ import torch
 
 from tinydigits import preset
 from tinydigits.batches import Digits, augment, distort, shade, shuffled_batches
-from tinydigits.data import MEAN, STD
+from tinydigits.layers import MEAN, STD
 from tinydigits.model import normalise
 
 PAPER = -MEAN / STD

@@ -11,7 +11,7 @@ import pytest
 
 import tinydigits
 from tinydigits.config import PRESETS
-from tinydigits.data import Mnist
+from tinydigits.data.mnist import Mnist
 from tinydigits.lab import bill, integers
 from tinydigits.modelfile import SHIPPED, find_model, read_description
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import need_tool, run
 
 from tinydigits import Failure, Misuse, config
-from tinydigits.data import load_mnist
+from tinydigits.data.mnist import load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.files import read_json
 from tinydigits.lab import certify as module

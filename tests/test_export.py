@@ -13,7 +13,7 @@ import pytest
 from conftest import need_tool
 
 from tinydigits import Failure, Misuse, load
-from tinydigits.data import Mnist
+from tinydigits.data.mnist import Mnist
 from tinydigits.export import ENGINE, export, onnx_graph
 from tinydigits.model import load_model, save_model
 

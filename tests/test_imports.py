@@ -11,15 +11,14 @@ from conftest import run
 PACKAGE = Path(__file__).parents[1] / "tinydigits"
 
 BASE = (
-    *("files", "evaluation", "layers", "config", "data", "modelfile", "integer", "preparation"),
+    *("terminal", "files", "evaluation", "layers", "preparation"),
+    *("data", "data.formats", "data.mnist", "data.folders", "data.dataset"),
+    *("config", "modelfile", "run_data", "integer"),
 )
 """What works without PyTorch. A module imports only those that stand before it."""
 
 PICTURES = ("ink", "pictures")
 """Neither does this, but it begins with SciPy and Pillow."""
-
-DATA = ("datasets",)
-"""This works without PyTorch as well, and opens pictures when it has to."""
 
 TORCH = (
     *("model", "batches", "muon", "machine", "figures", "report", "quantise", "rounding"),
@@ -32,7 +31,7 @@ TORCH = (
 FRONT = ("cli", "__main__")
 """The command line stands last: it imports a command's modules when the command is called."""
 
-ORDER = ("", *BASE, *PICTURES, *DATA, *TORCH, *FRONT)
+ORDER = ("", *BASE, *PICTURES, *TORCH, *FRONT)
 """All modules; "" is the package itself."""
 
 
@@ -92,9 +91,9 @@ def test_a_module_imports_only_those_above_it(name: str):
 
 
 def test_what_works_without_pytorch_imports_no_module_that_needs_it():
-    for name in ("", *BASE, *PICTURES, *DATA, *FRONT):
+    for name in ("", *BASE, *PICTURES, *FRONT):
         assert imports(name, whole=False).isdisjoint(TORCH), name
-    for name in (*BASE, *PICTURES, *DATA):  # nor later, when it is used
+    for name in (*BASE, *PICTURES):  # nor later, when it is used
         assert imports(name).isdisjoint(TORCH), name
 
 
@@ -102,7 +101,7 @@ def test_the_walk_sees_what_it_should():
     """Else the tests above would be content with anything."""
     assert "lab.certify" in imports("lab.tables")
     assert "lab.certify" not in imports("lab.tables", whole=False)
-    assert {"runs", "model", "data"} <= imports("cli")
+    assert {"runs", "model", "data.mnist"} <= imports("cli")
     assert "config" in imports("training", whole=False)
     assert imports("") == set()  # all of it by name, when it is used
 
@@ -121,7 +120,7 @@ def loaded_after(code: str, *words: str) -> set[str]:
     return {*outcome.err.split()}
 
 
-@pytest.mark.parametrize("name", ["", *BASE, *DATA, "cli"])
+@pytest.mark.parametrize("name", ["", *BASE, "cli"])
 def test_nothing_heavy_is_imported_with(name: str):
     assert loaded_after(f"import tinydigits.{name}".strip(".")).isdisjoint(LATE)
 

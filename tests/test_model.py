@@ -30,9 +30,8 @@ from tinydigits import (
     summarise,
 )
 from tinydigits.config import PRESETS
-from tinydigits.data import MEAN, STD
 from tinydigits.files import read_json
-from tinydigits.layers import DIGITS, plan
+from tinydigits.layers import DIGITS, MEAN, STD, plan
 from tinydigits.machine import processor_name
 from tinydigits.model import count_parameters, model_bytes, save_model
 from tinydigits.modelfile import SHIPPED as SHIPPED_FOLDER

@@ -17,7 +17,7 @@ from conftest import Outcome
 from PIL import Image, ImageDraw, ImageFont
 
 from tinydigits import Failure, evaluate, read
-from tinydigits.data import Mnist
+from tinydigits.data.mnist import Mnist
 from tinydigits.files import read_json
 from tinydigits.ink import lines_of
 from tinydigits.lab.judge import train_judge

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tinydigits import Misuse, evaluate, load_model, preparation, prepare
 from tinydigits.config import PRESETS
-from tinydigits.data import Mnist
+from tinydigits.data.mnist import Mnist
 from tinydigits.lab import parity
 
 HEADER = (parity.ENGINE / "tinydigits.h").read_text()

@@ -17,9 +17,9 @@ from conftest import need_tool
 from playwright.sync_api import Browser, sync_playwright
 from test_figures import NAMES, make_evaluation, make_history, make_images
 
-from tinydigits import cli, datasets, figures, report, runs
+from tinydigits import cli, figures, report, runs
 from tinydigits.config import Config, preset
-from tinydigits.data import Mnist
+from tinydigits.data.mnist import Mnist
 from tinydigits.files import Failure, Misuse, write_json
 from tinydigits.model import build_model, save_model
 
@@ -38,6 +38,7 @@ def make_config(**changes: Any) -> Config:
 def make_summary(**changes: Any) -> dict[str, Any]:
     return {
         "name": "custom",
+        "dataset": "MNIST",
         "goals": [
             {"goal": "accuracy over 99.4 %", "met": False, "measured": "97.00 %, never over it"},
             {"goal": "under 20,000 trainable parameters", "met": True, "measured": "1,234"},
@@ -101,8 +102,8 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Mnist:
     images = random.integers(0, 256, (140, 28, 28), np.uint8)
     labels = random.integers(0, 10, 140)
     digits = Mnist(images[:100], labels[:100], images[100:], labels[100:])
-    monkeypatch.setattr(datasets, "load_mnist", lambda root: digits)
-    monkeypatch.setattr("tinydigits.data.HELD_OUT", 40)
+    monkeypatch.setattr("tinydigits.data.dataset.load_mnist", lambda root: digits)
+    monkeypatch.setattr("tinydigits.data.mnist.HELD_OUT", 40)
     return digits
 
 

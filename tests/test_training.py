@@ -13,7 +13,6 @@ from tinydigits import (
     Mnist,
     batches,
     build_model,
-    datasets,
     normalise,
     preset,
     training,
@@ -64,7 +63,8 @@ def test_one_step_is_the_one_written_out_by_hand(few: Mnist, smoothing: float):
 
 
 def test_one_batch_can_be_learnt_by_heart(few: Mnist, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "load_mnist", lambda root: Mnist(*(part[:50] for part in few)))
+    tiny = Mnist(*(part[:50] for part in few))
+    monkeypatch.setattr("tinydigits.data.dataset.load_mnist", lambda root: tiny)
     layers = ("pool", "conv3:16", "conv3:16")
     run = trained(dataclasses.replace(SMALL, layers=layers, dropout=0.0, epochs=150))
     assert run.history[-1]["train_accuracy"] == 100

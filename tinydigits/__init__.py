@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinydigits.config import Config, preset
-    from tinydigits.data import Mnist, load_mnist
+    from tinydigits.data.mnist import Mnist, load_mnist
     from tinydigits.evaluation import Evaluation, evaluate
     from tinydigits.files import Failure, Misuse
     from tinydigits.integer import IntegerNetwork, load
@@ -35,8 +35,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _HOME = {
     "Config": "config",
     "preset": "config",
-    "Mnist": "data",
-    "load_mnist": "data",
+    "Mnist": "data.mnist",
+    "load_mnist": "data.mnist",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
     "Failure": "files",

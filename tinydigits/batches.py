@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from tinydigits.config import Config
-from tinydigits.data import MEAN, STD
-from tinydigits.layers import SIZE
+from tinydigits.layers import MEAN, SIZE, STD
 from tinydigits.model import normalise
 
 

@@ -91,10 +91,11 @@ def evaluate(
         as_is: Take pictures of 28x28, light ink on black, as they are.
         float_: Take the float32 network, which needs PyTorch.
     """
-    from tinydigits.config import is_title
-    from tinydigits.datasets import load_for
+    from tinydigits.data.dataset import DataSource
     from tinydigits.evaluation import evaluate
     from tinydigits.modelfile import find_model, read_description
+    from tinydigits.run_data import dataset_of
+    from tinydigits.terminal import is_printable_name
 
     path = find_model(model, *(() if float_ else (".tdq",)), ".safetensors")
     if path.suffix == ".tdq":
@@ -107,9 +108,9 @@ def evaluate(
 
         network, arithmetic = load_model(path), "float32"
         description = read_description(path)
-    if dataset and not is_title(dataset):
+    if dataset and not is_printable_name(dataset):
         raise Misuse(f"--dataset {dataset!r} is no name of 1 to 100 printable characters.")
-    tested = load_for(path, description, data, dataset, as_is)
+    tested = dataset_of(path, description, DataSource(data, dataset, as_is))
     count = f"{len(tested.test_labels):,} {tested.describe('test')}"
     print(f"{path} in {arithmetic}, on the {count}", flush=True)
     result = evaluate(network, tested.test_images, tested.test_labels)
@@ -253,7 +254,7 @@ def data(root: Annotated[Path | None, arg(name="data")] = None) -> None:
     Args:
         root: A folder of yours to look in instead.
     """
-    from tinydigits.data import find_files
+    from tinydigits.data.mnist import find_files
 
     for name, (raw, path) in find_files(root).items():
         print(f"{name:24}{len(raw):12,} bytes, verified   {path}")

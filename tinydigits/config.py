@@ -7,14 +7,17 @@ import dataclasses
 import math
 import re
 import sys
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tinydigits.files import Failure, Misuse, read_json
 from tinydigits.layers import SIZE, plan
+from tinydigits.terminal import is_printable_name
+
+if TYPE_CHECKING:
+    from tinydigits.data.dataset import DataSource
 
 ACCURACY_GOAL = 99.4
 """Percent of the test digits that must be exceeded: the first of the project's three goals."""
@@ -198,7 +201,7 @@ class Config:
         for name in ("data", "out"):
             if not isinstance(getattr(self, name), Path | None):
                 raise Misuse(f"{name} must be a Path, not {getattr(self, name)!r}.")
-        if self.dataset != "" and not is_title(self.dataset):
+        if self.dataset != "" and not is_printable_name(self.dataset):
             raise Misuse(
                 "dataset must be a name of 1 to 100 characters, none of them a control character, "
                 f"not {self.dataset!r}."
@@ -222,6 +225,13 @@ class Config:
                 "are trained for them."
             )
         plan(self.layers)
+
+    @property
+    def data_source(self) -> "DataSource":
+        """What it is trained and measured on."""
+        from tinydigits.data.dataset import DataSource  # with NumPy, which --help does without
+
+        return DataSource(self.data, self.dataset, self.as_is, self.validation)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, the inverse of `from_json`."""
@@ -250,18 +260,6 @@ class Config:
             if isinstance(values.get(name), str):
                 values[name] = Path(values[name])
         return cls(**values)
-
-
-def is_title(value: Any) -> bool:
-    """Whether a value may name a class or a data set: 1 to 100 characters that can be printed.
-
-    Control characters could make a terminal do things; halves of characters are no text.
-    """
-    return (
-        isinstance(value, str)
-        and 1 <= len(value) <= 100
-        and all(unicodedata.category(character) not in ("Cc", "Cs") for character in value)
-    )
 
 
 def read_config(folder: Path) -> Config:

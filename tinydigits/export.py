@@ -115,11 +115,12 @@ def integer_network(model: str | Path) -> IntegerNetwork:
     path = find_model(model, ".tdq", ".safetensors")
     if path.suffix == ".tdq":
         return load(path)
-    from tinydigits.datasets import load_for
+    from tinydigits.data.dataset import DataSource
     from tinydigits.model import load_model
     from tinydigits.quantise import CALIBRATION, quantize
+    from tinydigits.run_data import dataset_of
 
-    dataset = load_for(path, read_description(path))
+    dataset = dataset_of(path, read_description(path), DataSource())
     return quantize(load_model(path), dataset.train_images[:CALIBRATION])
 
 
@@ -188,12 +189,13 @@ def write_onnx(model: str | Path, folder: Path) -> None:
     import onnx
     import onnxruntime
 
-    from tinydigits.datasets import load_for
+    from tinydigits.data.dataset import DataSource
     from tinydigits.evaluation import evaluate
     from tinydigits.model import load_model
+    from tinydigits.run_data import dataset_of
 
     network, name, path = load_model(model), name_of(model), find_model(model)
-    tested = load_for(path, read_description(path))
+    tested = dataset_of(path, read_description(path), DataSource())
     expected = evaluate(network, tested.test_images, tested.test_labels)
     digits = tested.describe("MNIST test" if tested.is_mnist else "test")
     graph = onnx_graph(network)

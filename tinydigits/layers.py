@@ -15,6 +15,10 @@ SIZE = 28
 DIGITS = tuple("0123456789")
 """The classes that a network tells apart where nothing else is said."""
 
+MEAN, STD = 0.1307, 0.3081
+"""Mean and standard deviation of MNIST's training pixels, scaled to 0..1: the usual normalization.
+"""
+
 MOST_CLASSES = 100
 """The most classes that a network tells apart."""
 

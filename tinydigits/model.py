@@ -26,9 +26,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tinydigits.config import Config
-from tinydigits.data import MEAN, STD
 from tinydigits.files import Failure, Misuse, write_atomically
-from tinydigits.layers import DIGITS, SIZE, Stage, plan
+from tinydigits.layers import DIGITS, MEAN, SIZE, STD, Stage, plan
 from tinydigits.modelfile import Description, find_model, read_model_file, to_bytes
 
 

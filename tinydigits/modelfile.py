@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tinydigits.config import PRESETS, is_title, preset
-from tinydigits.data import MEAN, STD
+from tinydigits.config import PRESETS, preset
 from tinydigits.files import Failure, Misuse, expand, reason
-from tinydigits.layers import DIGITS, MOST_CLASSES, Stage, plan
+from tinydigits.layers import DIGITS, MEAN, MOST_CLASSES, STD, Stage, plan
+from tinydigits.terminal import is_printable_name
 
 SHIPPED = Path(__file__).parent / "weights"
 """The networks that come with the package, one file per preset."""
@@ -39,7 +39,7 @@ class Description:
     layers: tuple[str, ...]
     """As in `Config.layers`."""
     class_names: tuple[str, ...] = DIGITS
-    """What the scores stand for, 2 to 100 names of 1 to 100 characters (see `is_title`)."""
+    """What the scores stand for, 2 to 100 names (see `is_printable_name`)."""
     mean: float = MEAN
     """What is taken from each pixel, scaled to 0..1, before it is divided by `std`."""
     std: float = STD
@@ -52,7 +52,7 @@ class Description:
             raise Misuse(
                 f"A network tells 2 to {MOST_CLASSES} classes apart, each once, not {len(names)}."
             )
-        if not all(map(is_title, names)):
+        if not all(map(is_printable_name, names)):
             raise Misuse("The name of a class has 1 to 100 characters, no control characters.")
         if not all(isinstance(x, float) and math.isfinite(x) for x in (self.mean, self.std)):
             raise Misuse("The normalisation of a network is two finite numbers.")
@@ -62,7 +62,10 @@ class Description:
 
     @property
     def of_mnist(self) -> bool:
-        """Whether the network may have been trained on MNIST: by its classes and normalisation."""
+        """Whether the network tells MNIST's digits apart: ten classes, and MNIST's normalization.
+
+        No other data have that: theirs is measured, and MNIST's is two rounded figures.
+        """
         alike = np.float32(self.mean) == np.float32(MEAN) and np.float32(self.std) == np.float32(
             STD
         )

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tinydigits import figures
 from tinydigits.config import ACCURACY_GOAL, PRESETS, Config, preset
+from tinydigits.data.dataset import MNIST
 from tinydigits.evaluation import Evaluation
 from tinydigits.files import Failure, write_atomically
 
@@ -25,6 +26,7 @@ GALLERY = 100
 
 SUMMARY: dict[str, type | tuple[type, ...]] = {
     "name": str,
+    "dataset": str,
     "goals": list,
     "evaluated_on": str,
     "accuracy": (int, float),
@@ -96,8 +98,8 @@ def write_report(
         Failure: the folder cannot be written, or the summary lacks a value.
     """
     check_summary(summary, folder)
-    dataset = summary.get("dataset", "MNIST")
-    is_mnist = dataset == "MNIST"
+    dataset = summary["dataset"]
+    is_mnist = dataset == MNIST
     things, goal = ("digits", ACCURACY_GOAL) if is_mnist else ("pictures", None)
     named = things if is_mnist else f"pictures of {dataset}"
     drawn = {

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from tinydigits import training
 from tinydigits.config import ACCURACY_GOAL, EPOCH_GOAL, PARAMETER_GOAL, Config, read_config
-from tinydigits.datasets import check_fingerprint, load_dataset
+from tinydigits.data.dataset import check_fingerprint, load_dataset
 from tinydigits.evaluation import evaluate
 from tinydigits.files import (
     Failure,
@@ -230,7 +230,7 @@ def load_checkpoint(run: Run, path: Path) -> None:
     # torch raises errors of a dozen types for a damaged file.
     except Exception as error:
         raise unusable(path, error) from error
-    check_fingerprint(run.dataset, fingerprint, folder_of(run), run.config)
+    check_fingerprint(run.dataset, fingerprint, folder_of(run), run.config.data_source)
     try:
         # Options that are newer than the checkpoint had their defaults when it was written.
         if comparable(Config(run.config.layers)) | state["config"] != comparable(run.config):
@@ -401,8 +401,8 @@ def rewrite_report(folder: Path) -> Path:
         )
     history = read_metrics(folder / "metrics.csv", config)
     use_threads(config)  # as in the training, for the same last bits
-    dataset = load_dataset(config)
-    check_fingerprint(dataset, summary.get("data_sha256"), folder, config)
+    dataset = load_dataset(config.data_source)
+    check_fingerprint(dataset, summary.get("data_sha256"), folder, config.data_source)
     evaluation = evaluate(model, dataset.test_images, dataset.test_labels)
     return write_report(folder, config, summary, history, evaluation, dataset.test_images)
 

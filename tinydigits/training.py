@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tinydigits.batches import Digits, augment, shuffled_batches
 from tinydigits.config import ACCURACY_GOAL, Config
-from tinydigits.datasets import Dataset, load_dataset
+from tinydigits.data.dataset import Dataset, load_dataset
 from tinydigits.evaluation import Evaluation, evaluate
 from tinydigits.files import Failure
 from tinydigits.machine import choose_device, choose_precision, use_threads
@@ -90,7 +90,7 @@ def new_run(config: Config, dataset: Dataset | None = None, fresh: bool = True) 
         Failure: the data cannot be had.
     """
     device, threads = choose_device(config), use_threads(config)
-    dataset = dataset or load_dataset(config)
+    dataset = dataset or load_dataset(config.data_source)
     torch.manual_seed(config.seed)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = build_model(config, dataset.class_names, dataset.mean, dataset.std)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tinydigits.batches import augment, shuffled_batches
 from tinydigits.config import ACCURACY_GOAL, Config, preset
-from tinydigits.data import load_mnist
+from tinydigits.data.mnist import load_mnist
 from tinydigits.files import Misuse
 from tinydigits.lab.certify import read_study
 from tinydigits.layers import total

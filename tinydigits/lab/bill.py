@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tinydigits.data import load_mnist
+from tinydigits.data.mnist import load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.export import onnx_graph
 from tinydigits.files import write_json

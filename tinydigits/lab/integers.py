@@ -9,7 +9,7 @@ from typing import Any
 
 from tinydigits import runs
 from tinydigits.config import preset
-from tinydigits.data import Mnist, held_out, load_mnist
+from tinydigits.data.mnist import Mnist, held_out, load_mnist
 from tinydigits.evaluation import Evaluation, evaluate
 from tinydigits.files import write_atomically
 from tinydigits.lab.certify import commit, update_presets

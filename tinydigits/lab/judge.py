@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from tqdm import tqdm
 
-from tinydigits.data import MEAN, STD, held_out, load_mnist
+from tinydigits.data.mnist import held_out, load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.files import write_atomically, write_json
 from tinydigits.integer import load
+from tinydigits.layers import MEAN, STD
 from tinydigits.pictures import JUDGE, MODEL
 from tinydigits.preparation import prepare
 
@@ -305,7 +306,7 @@ def train_judge(
     """
     from tinydigits import training
     from tinydigits.config import preset
-    from tinydigits.datasets import Dataset
+    from tinydigits.data.dataset import Dataset
 
     mnist = held_out(load_mnist())
     config = dataclasses.replace(
@@ -322,9 +323,7 @@ def train_judge(
     )
     unseen, truth = draw_unseen(seed)
     parts = *draw(seed, mnist.train_images, count), unseen, truth
-    run = training.new_run(
-        config, Dataset(*parts, "marks", ("digit", "none"), MEAN, STD, "drawn from a seed")
-    )
+    run = training.new_run(config, Dataset(*parts, "marks", ("digit", "none"), MEAN, STD))
     for row in training.epochs(run):
         print(
             f"epoch {row['epoch']}: {row['test_accuracy']:.2f} % of what it never saw", flush=True

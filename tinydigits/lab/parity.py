@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinydigits.config import PRESETS
-from tinydigits.data import load_mnist
+from tinydigits.data.mnist import load_mnist
 from tinydigits.files import Failure, Misuse, say, write_json
 from tinydigits.integer import KINDS, NO_TABLE, NO_TAPS, NO_WEIGHTS, IntegerNetwork, Pass, load
 from tinydigits.layers import Stage

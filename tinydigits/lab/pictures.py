@@ -20,7 +20,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from tinydigits.config import PRESETS
-from tinydigits.data import load_mnist
+from tinydigits.data.mnist import load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.files import read_json, write_json
 from tinydigits.ink import Box

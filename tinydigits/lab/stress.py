@@ -12,7 +12,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from tinydigits.config import preset
-from tinydigits.data import load_mnist
+from tinydigits.data.mnist import load_mnist
 from tinydigits.evaluation import evaluate
 from tinydigits.files import Misuse
 from tinydigits.integer import load

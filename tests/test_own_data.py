@@ -25,7 +25,6 @@ from tinydigits import (
     Misuse,
     Mnist,
     Network,
-    datasets,
     epochs,
     evaluate,
     load,
@@ -38,10 +37,11 @@ from tinydigits import (
     train,
 )
 from tinydigits.config import preset
-from tinydigits.data import MEAN, STD, to_idx
-from tinydigits.datasets import Dataset, load_dataset
+from tinydigits.data.dataset import Dataset, DataSource, load_dataset
+from tinydigits.data.folders import gray_of
+from tinydigits.data.formats import IDX_FILES, to_idx
 from tinydigits.lab.certify import read_study
-from tinydigits.layers import DIGITS
+from tinydigits.layers import DIGITS, MEAN, STD
 from tinydigits.modelfile import Description, find_model, read_description
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +88,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def loaded(data: Path, **changes: Any) -> Dataset:
-    return load_dataset(dataclasses.replace(SMALL, data=data, **changes))
+    return load_dataset(dataclasses.replace(SMALL, data=data, **changes).data_source)
 
 
 def images_of(dataset: Dataset) -> set[bytes]:
@@ -169,31 +169,31 @@ def test_pictures_of_28_can_be_taken_as_they_are(tmp_path: Path):
 
 
 KINDS: dict[str, Callable[[np.ndarray], Image.Image]] = {
-    "grey.png": Image.fromarray,
-    "colour.jpg": lambda grey: Image.fromarray(np.stack([grey] * 3, axis=2)),
-    "cmyk.tif": lambda grey: Image.fromarray(np.stack([grey] * 3, axis=2)).convert("CMYK"),
-    "palette.gif": lambda grey: Image.fromarray(grey).convert("P"),
-    "1bit.png": lambda grey: Image.fromarray(grey > 127),
-    "16bit.png": lambda grey: Image.fromarray(grey.astype(np.uint16) * 180 + 3000),
-    "float.tif": lambda grey: Image.fromarray(grey.astype(np.float32) / 255),
-    "alpha.png": lambda grey: Image.merge("LA", [Image.new("L", (50, 60), 10), inverse(grey)]),
-    "light.webp": lambda grey: Image.merge(
-        "RGBA", [*[Image.new("L", (50, 60), 250)] * 3, inverse(grey)]
+    "gray.png": Image.fromarray,
+    "color.jpg": lambda gray: Image.fromarray(np.stack([gray] * 3, axis=2)),
+    "cmyk.tif": lambda gray: Image.fromarray(np.stack([gray] * 3, axis=2)).convert("CMYK"),
+    "palette.gif": lambda gray: Image.fromarray(gray).convert("P"),
+    "1bit.png": lambda gray: Image.fromarray(gray > 127),
+    "16bit.png": lambda gray: Image.fromarray(gray.astype(np.uint16) * 180 + 3000),
+    "float.tif": lambda gray: Image.fromarray(gray.astype(np.float32) / 255),
+    "alpha.png": lambda gray: Image.merge("LA", [Image.new("L", (50, 60), 10), inverse(gray)]),
+    "light.webp": lambda gray: Image.merge(
+        "RGBA", [*[Image.new("L", (50, 60), 250)] * 3, inverse(gray)]
     ),
 }
 
 
-def inverse(grey: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.where(grey > 127, 0, 255).astype(np.uint8))
+def inverse(gray: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.where(gray > 127, 0, 255).astype(np.uint8))
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_picture_is_read(tmp_path: Path, name: str):
-    grey = drawn(40, 6)
+    gray = drawn(40, 6)
     options: dict[str, dict[str, Any]] = {"light.webp": {"lossless": True}}
-    KINDS[name](grey).save(tmp_path / name, **options.get(name, {}))
-    image = prepare(datasets.grey_of(tmp_path / name)).astype(int)
-    assert abs(image - prepare(grey)).mean() < 10  # JPEG's ringing is seen as ink
+    KINDS[name](gray).save(tmp_path / name, **options.get(name, {}))
+    image = prepare(gray_of(tmp_path / name)).astype(int)
+    assert abs(image - prepare(gray)).mean() < 10  # JPEG's ringing is seen as ink
 
 
 # ------------------------------------------------------------------------------- sentences
@@ -304,7 +304,7 @@ def test_a_folder_that_cannot_be_is_told_in_one_sentence(folder: Path, what: str
     assert "\n" not in str(refusal.value)
 
 
-def test_a_lopsided_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_class_imbalance_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     fill(tmp_path / "even", ("a", "b"))
     loaded(tmp_path / "even")
     assert capsys.readouterr().err == ""
@@ -312,7 +312,7 @@ def test_a_lopsided_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     shutil.copytree(tmp_path / "even" / "b", tmp_path / "odd" / "b")
     loaded(tmp_path / "odd")
     said = capsys.readouterr().err
-    assert "odd is lopsided: 88 pictures of a to train on, and 8 of b, which will often" in said
+    assert "odd are of very different sizes: 88 pictures of a to train on, and 8 of b," in said
 
 
 def test_more_than_100_classes_are_too_many(tmp_path: Path):
@@ -353,7 +353,7 @@ def arrays(first: int = 3) -> Mnist:
 
 
 def as_idx(folder: Path) -> None:
-    for name, part in zip(datasets.SHA256, arrays(), strict=True):
+    for name, part in zip(IDX_FILES, arrays(), strict=True):
         (folder / f"{name}.gz").write_bytes(gzip.compress(to_idx(part), 1))
 
 
@@ -413,7 +413,7 @@ def test_objects_in_an_npz_are_not_unpickled(tmp_path: Path):
 
 def test_other_sizes_and_missing_parts_are_told(tmp_path: Path):
     as_idx(tmp_path)
-    name = next(iter(datasets.SHA256))
+    name = next(iter(IDX_FILES))
     (tmp_path / f"{name}.gz").write_bytes(to_idx(np.zeros((60, 32, 32), np.uint8)))
     with pytest.raises(Failure, match=r"are \(60, 32, 32\), not \(N, 28, 28\)"):
         loaded(tmp_path, dataset="Large")
@@ -453,7 +453,7 @@ def test_a_model_knows_its_classes_and_its_normalisation(folder: Path, trained: 
     assert summary["parameters"] == sum(p.numel() for p in network.parameters())
 
 
-def test_what_is_learnt_is_normalised_with_its_own_mean(folder: Path):
+def test_what_is_learned_is_normalised_with_its_own_mean(folder: Path):
     own = loaded(folder)
     run = start(dataclasses.replace(SMALL, data=folder, out=folder.parent / "run"))
     images, _ = run.train_digits[list(range(24))]
@@ -625,9 +625,33 @@ def test_no_terminal_is_told_what_to_do_by_a_model():
 
 
 def test_mnist_is_what_it_was(mnist: Mnist):
-    own = load_dataset(SMALL)
-    assert own[4:] == ("MNIST", DIGITS, MEAN, STD, None)
-    np.testing.assert_array_equal(own.test_labels, mnist.test_labels)
+    found = load_dataset()
+    assert found[4:] == ("MNIST", DIGITS, MEAN, STD, None)
+    np.testing.assert_array_equal(found.test_labels, mnist.test_labels)
+
+
+def test_the_name_says_whether_data_are_mnist(mnist: Mnist, folder: Path):
+    assert load_dataset().is_mnist
+    assert not loaded(folder).is_mnist
+    assert not Dataset(*mnist, "drawn", DIGITS, MEAN, STD).is_mnist
+
+
+def test_a_network_is_of_mnist_by_its_classes_and_its_normalization(folder: Path, trained: Path):
+    for name in ("model.safetensors", "model.tdq"):
+        network = trained / name
+        of = load(network).description if name.endswith(".tdq") else read_description(network)
+        assert not of.of_mnist
+    assert read_description(find_model("tiny1k")).of_mnist
+    assert load("tiny1k").description.of_mnist
+    assert not Description(("conv3:2",), mean=0.13066, std=STD).of_mnist
+    assert not Description(("conv3:2",), (*DIGITS, "none")).of_mnist
+
+
+def test_a_configuration_says_where_its_data_are(tmp_path: Path):
+    assert SMALL.data_source == DataSource()
+    fields: dict[str, Any] = {"data": tmp_path, "dataset": "a", "as_is": True, "validation": True}
+    source = dataclasses.replace(SMALL, **fields).data_source
+    assert source == DataSource(tmp_path, "a", True, True)
 
 
 # ----------------------------------------------------------------------------- what is required
@@ -651,7 +675,7 @@ def accuracy_in(said: str) -> float:
 
 
 @pytest.mark.slow
-def test_ten_shapes_thirty_times_are_learnt_from_a_shipped_network(tmp_path: Path):
+def test_ten_shapes_thirty_times_are_learned_from_a_shipped_network(tmp_path: Path):
     draw = "python examples/symbols/draw.py --symbols 10"
     typed(tmp_path, f"{draw} shapes && {draw} new --each 50 --seed 2")
     typed(tmp_path, "tinydigits train --data shapes --init tiny20k --out run")
@@ -729,7 +753,7 @@ def test_fashion_mnist_is_not_taken_for_mnist(fashion: Path):
 
 
 @pytest.mark.slow
-def test_clothes_are_learnt_as_well(fashion: Path, tmp_path: Path):
+def test_clothes_are_learned_as_well(fashion: Path, tmp_path: Path):
     words = f"--data {fashion} --dataset Fashion-MNIST --threads 1"
     said = typed(tmp_path, f"tinydigits train dash --epochs 1 {words} --out run")
     assert "of the 10,000 test pictures of Fashion-MNIST" in said

