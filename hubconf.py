@@ -5,10 +5,10 @@ model = torch.hub.load("path/to/a/clone", "classic", source="local")
 
 import collections.abc
 
-from tinydigits.config import PRESETS as _PRESETS
-from tinydigits.model import Network as _Network
-from tinydigits.model import load_model as _load_model
-from tinydigits.modelfile import SHIPPED as _SHIPPED
+from tinydigits.network.checkpoint import SHIPPED as _SHIPPED
+from tinydigits.network.model import Network as _Network
+from tinydigits.network.model import load_model as _load_model
+from tinydigits.training.presets import PRESETS as _PRESETS
 
 dependencies = ["numpy", "safetensors", "torch"]
 
@@ -22,7 +22,7 @@ def _entry_point(preset: str) -> collections.abc.Callable[[], _Network]:
     load.__doc__ = f"""The trained network `{preset}`, in eval mode, on the CPU.
 
     It takes raw pixels, uint8 (B, 28, 28), bright ink on dark paper, and gives log-probabilities
-    (B, 10); floats must be normalised first, see `tinydigits.normalise`.
+    (B, 10); floats must be normalized first, see `tinydigits.normalize`.
     """
     return load
 

@@ -4,7 +4,7 @@
 
 MOMENT is one of
 
-    step:9                   at the 9th step of the optimiser, of which an epoch has 6
+    step:9                   at the 9th step of the optimizer, of which an epoch has 6
     open:checkpoint.pt:2     when the second checkpoint is about to be written
     half:checkpoint.pt:2     with half of its bytes in the temporary file
     before:checkpoint.pt:2   with all of them, before the file takes its name

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from lab import __main__ as lab
 from tinydigits.cli import main
 from tinydigits.data.mnist import Mnist, load_mnist
 
@@ -28,8 +29,8 @@ PACKAGES = {
 """The Debian package of each command that `need_tool` is asked for, where it has another name."""
 
 TINY = (
-    *("--layers", "pool", "pool", "conv3:4", "--dropout", "0.1", "--averaging", "0.9"),
-    *("--schedule", "one-cycle", "--learning-rate", "0.3", "--batch-size", "1000"),
+    *("--layers", "pool", "pool", "conv3:4", "--dropout", "0.1", "--ema-decay", "0.9"),
+    *("--schedule", "one-cycle", "--lr", "0.3", "--batch-size", "1000"),
     *("--epochs", "2", "--threads", "1"),
 )
 """Options of a network that trains on the real data in a second, and has all sorts of state."""
@@ -117,7 +118,11 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome
         capfd.readouterr()
         exit_code = 0
         try:
-            main([str(argument) for argument in arguments])
+            words = [str(argument) for argument in arguments]
+            if words[:1] == ["lab"]:  # python -m lab
+                lab.main(words[1:])
+            else:
+                main(words)
         except SystemExit as stop:
             exit_code = int(stop.code or 0)
         said = capfd.readouterr()
@@ -141,4 +146,4 @@ def few(mnist: Mnist, monkeypatch: pytest.MonkeyPatch) -> Mnist:
 @pytest.fixture
 def clean_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code counts as committed; the tests are run before that, too."""
-    monkeypatch.setattr("tinydigits.lab.certify.commit", lambda: "c0ffee")
+    monkeypatch.setattr("lab.study.commit", lambda: "c0ffee")

@@ -40,7 +40,7 @@ def read_stage(raw: bytes, start: int) -> dict[str, Any]:
     stage: dict[str, Any] = {"kind": kind, "k": k, "pools": pools, "s": s, "C": c, "K": n}
     stage |= {"shift_in": shift_in, "shift_sum": shift_sum, "shift_out": shift_out}
     if kind in (2, 3):
-        stage["taps"] = [
+        stage["depthwise"] = [
             [[raw[weights + (ch * k + y) * k + x] - 128 for x in range(k)] for y in range(k)]
             for ch in range(c)
         ]
@@ -105,8 +105,8 @@ def convolve(stage: dict[str, Any], window: np.ndarray, largest: int) -> list[in
     if stage["kind"] == 1:
         inputs = [int(value) for value in window.reshape(-1)]
     else:
-        taps = np.array(stage["taps"], object)  # (C, k, k)
-        sums = (window.transpose(2, 0, 1) * taps).sum(axis=(1, 2))
+        depthwise = np.array(stage["depthwise"], object)  # (C, k, k)
+        sums = (window.transpose(2, 0, 1) * depthwise).sum(axis=(1, 2))
         inputs = [(int(s) + half(stage["shift_in"])) >> stage["shift_in"] for s in sums]
     if stage["kind"] == 2:
         sums = inputs

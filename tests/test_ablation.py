@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tinydigits import Config, Failure, Misuse, config
-from tinydigits.lab import ablation
-from tinydigits.lab.certify import without_seed
+from lab import ablation
+from lab.study import without_seed
+from tinydigits import Config, Failure, UsageError
+from tinydigits.training import presets
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_way_leads_from_baseline_to_classic() -> None:
     way = ablation.stops()
-    assert way[0][1:] == (config.baseline(), "baseline.json")
+    assert way[0][1:] == (presets.baseline(), "baseline.json")
     assert way[-1][2] == "classic.json"
-    assert dataclasses.replace(way[-1][1], seed=config.classic().seed) == config.classic()
+    assert dataclasses.replace(way[-1][1], seed=presets.classic().seed) == presets.classic()
 
 
 def test_the_stops_between_have_numbered_results_of_their_own() -> None:
@@ -51,9 +52,9 @@ def test_welch_agrees_with_scipy() -> None:
 
 @pytest.mark.parametrize("there", ["classic", "baseline"])
 def test_the_ends_must_be_certified_first(tmp_path: Path, clean_tree: None, there: str) -> None:
-    write_study(tmp_path / f"{there}.json", config.preset(there), 99.0, 99.1)
+    write_study(tmp_path / f"{there}.json", presets.preset(there), 99.0, 99.1)
     (missing,) = {"classic", "baseline"} - {there}
-    with pytest.raises(Misuse, match=f"run tinydigits lab certify {missing} first"):
+    with pytest.raises(UsageError, match=f"run python -m lab certify {missing} first"):
         ablation.ablate(2, 1, "local", tmp_path)
 
 
@@ -70,10 +71,10 @@ def write_study(path: Path, made: Config, *accuracies: float) -> None:
 
 
 def test_a_gap_is_not_bridged(tmp_path: Path) -> None:
-    """The worth of several changes must not pass for that of the last one."""
-    for made in (config.baseline(), config.classic()):
+    """The effect of several changes must not pass for that of the last one."""
+    for made in (presets.baseline(), presets.classic()):
         write_study(tmp_path / f"{made.name}.json", made, 99.0, 99.1)
-    with pytest.raises(Failure, match=r"1\.json is missing: make it with tinydigits lab ablation"):
+    with pytest.raises(Failure, match=r"1\.json is missing: make it with python -m lab ablation"):
         ablation.read_rows(tmp_path)
 
 
@@ -109,22 +110,20 @@ def test_a_study_that_is_damaged_or_cut_short_is_refused(tmp_path: Path, text: s
 def test_only_what_is_missing_is_trained(
     tmp_path: Path, clean_tree: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = config.improved("baseline", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
+    tiny = presets.improved("baseline", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
     monkeypatch.setattr(ablation, "preset", lambda name: tiny)
-    monkeypatch.setattr(
-        ablation, "CHANGES", (("plain", {"rotation": 0}), ("slow", {"learning_rate": 0.01}))
-    )
+    monkeypatch.setattr(ablation, "CHANGES", (("plain", {"rotation": 0}), ("slow", {"lr": 0.01})))
     first, between, last = ((made, tmp_path / path) for _, made, path in ablation.stops())
     write_study(first[1], first[0], 50.0, 51.0)
     write_study(last[1], last[0], 80.0, 82.0)
     rows = ablation.ablate(2, 2, "local", tmp_path)
     assert [row["n"] for row in rows] == [2, 2, 2]
     assert (rows[0]["mean"], rows[2]["mean"]) == (50.5, 81.0)
-    assert rows[1]["worth"] == pytest.approx(rows[1]["mean"] - 50.5)
-    assert rows[2]["worth"] == pytest.approx(81 - rows[1]["mean"])
+    assert rows[1]["effect"] == pytest.approx(rows[1]["mean"] - 50.5)
+    assert rows[2]["effect"] == pytest.approx(81 - rows[1]["mean"])
     files = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {first[1], between[1], last[1]}  # and no weights
     before = between[1].read_bytes()
-    monkeypatch.setattr("tinydigits.lab.certify.train_seed", None)  # training now would fail
+    monkeypatch.setattr("lab.study.train_seed", None)  # training now would fail
     assert ablation.ablate(2, 2, "local", tmp_path) == rows
     assert between[1].read_bytes() == before

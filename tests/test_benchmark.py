@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from tinydigits import config
+from lab import benchmark
 from tinydigits.files import read_json, write_json
-from tinydigits.lab import benchmark
+from tinydigits.training import config, presets
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -19,7 +19,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("results")
     for name, seeds in (("sprint", 10), ("classic", 2)):  # two are too few to be certain
         rows = [{"seed": seed, "accuracy": 99.4} for seed in range(seeds)]
-        made = config.preset(name).to_json()
+        made = presets.preset(name).to_json()
         machine = {"processor": "abacus", "threads_per_seed": 1, "versions": {"torch": "2"}}
         write_json(folder / f"{name}.json", {"config": made, "seeds": rows, **machine})
     return benchmark.benchmark(("sprint", "classic"), folder, rounds=1, steps=10)
@@ -45,20 +45,20 @@ def test_all_presets_are_measured_beside_the_baseline(timed: dict) -> None:
 def test_the_profile_knows_what_a_preset_does(timed: dict) -> None:
     rows = timed["presets"]
     for row in rows.values():
-        assert row["profile"]["optimiser"] > 0
+        assert row["profile"]["optimizer"] > 0
         assert row["profile"]["the rest"] > 0
     # Muon computes more than SGD does, and most of it in operators that it calls.
-    optimisers = [rows[name]["profile"]["optimiser"] for name in ("sprint", "baseline")]
-    assert optimisers[0] > optimisers[1]
+    optimizers = [rows[name]["profile"]["optimizer"] for name in ("sprint", "baseline")]
+    assert optimizers[0] > optimizers[1]
     assert rows["baseline"]["profile"]["augmentation"] == 0
     assert rows["baseline"]["profile"]["dropout"] > 0
     assert rows["classic"]["profile"]["dropout"] == 0
     assert rows["classic"]["profile"]["augmentation"] > 0
     assert 0 < rows["classic"]["augmentation_share"] < 1
     assert rows["baseline"]["augmentation_share"] == 0
-    # SGD is cheap beside what it optimises; Muon on small batches need not be.
+    # SGD is cheap beside what it optimizes; Muon on small batches need not be.
     baseline = rows["baseline"]["profile"]
-    assert baseline["convolutions, backward"] > baseline["optimiser"]
+    assert baseline["convolutions, backward"] > baseline["optimizer"]
     for row in rows.values():
         assert row["profile"]["convolutions, backward"] > 0
         assert min(row["profile"][part] for part in ("BatchNorm, forward", "ReLU", "pooling")) > 0
@@ -90,16 +90,16 @@ def test_a_convolution_is_nothing_but_a_convolution(capfd: pytest.CaptureFixture
     shares = benchmark.shares_of_parts(recorded.key_averages(), seconds)
     assert shares["convolutions, forward"] > 0
     assert shares["convolutions, backward"] > 0
-    assert shares["BatchNorm, forward"] == shares["ReLU"] == shares["optimiser"] == 0
+    assert shares["BatchNorm, forward"] == shares["ReLU"] == shares["optimizer"] == 0
     assert 0 < shares["the rest"] < 1
 
 
 def test_the_committed_timings_are_of_the_present_presets_and_results() -> None:
     rows = read_json(RESULTS / "benchmark.json")["presets"]
-    assert {*config.PRESETS} <= {*rows}
+    assert {*presets.PRESETS} <= {*rows}
     for name, row in rows.items():
         timed = config.Config.from_json(row["config"])
-        now = config.preset(name.removesuffix(" in float32"))
+        now = presets.preset(name.removesuffix(" in float32"))
         same = {field: getattr(timed, field) for field in ("threads", "device", "precision")}
         assert timed == dataclasses.replace(now, **same)
         assert row["certified_mean"] == benchmark.certified_mean(RESULTS, name)

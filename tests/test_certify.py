@@ -13,27 +13,28 @@ from typing import Any
 import pytest
 from conftest import need_tool, run
 
-from tinydigits import Failure, Misuse, config
-from tinydigits.data.mnist import load_mnist
-from tinydigits.evaluation import evaluate
-from tinydigits.files import read_json
-from tinydigits.lab import certify as module
-from tinydigits.lab.certify import (
+from lab import claims
+from lab import study as module
+from lab.certify import certify, verdicts
+from lab.corruptions import gray_background
+from lab.study import (
     FORMS,
     RAW,
     SHIPPED_FORM,
     Forms,
-    certify,
     describe,
     read_study,
     summary,
     update_presets,
-    verdicts,
     without_seed,
 )
-from tinydigits.lab.damage import grey_paper
-from tinydigits.model import load_model
-from tinydigits.quantise import CALIBRATION, quantize
+from tinydigits import Failure, UsageError
+from tinydigits.data.mnist import load_mnist
+from tinydigits.evaluation import evaluate
+from tinydigits.files import read_json
+from tinydigits.network.model import load_model
+from tinydigits.quant.ptq import CALIBRATION, quantize
+from tinydigits.training import config, presets
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,11 +44,11 @@ def cheap(clean_tree: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """A preset that trains in a few seconds."""
 
     def cheap() -> config.Config:
-        return config.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
+        return presets.improved("cheap", "conv3:2 pool pool conv1:2", epochs=1, batch_size=2000)
 
-    monkeypatch.setitem(config.PRESETS, "cheap", cheap)
-    monkeypatch.setitem(config.CLAIMS, "cheap", 5.0)
-    monkeypatch.setitem(config.BUDGETS, "cheap", 1000)
+    monkeypatch.setitem(presets.PRESETS, "cheap", cheap)
+    monkeypatch.setitem(claims.CLAIMS, "cheap", 5.0)
+    monkeypatch.setitem(claims.BUDGETS, "cheap", 1000)
     return "cheap"
 
 
@@ -109,9 +110,9 @@ def test_a_study_is_complete_and_goes_on_with_missing_seeds(cheap: str, tmp_path
     integer = quantize(first, digits.train_images[:CALIBRATION], weight_bits=6, activation_bits=8)
     few = evaluate(integer, digits.test_images, digits.test_labels).accuracy
     assert row["integers"]["w6a8"] == few
-    grey = grey_paper(digits.test_images, 0.2)
-    on_grey = evaluate(first, grey, digits.test_labels).accuracy
-    assert row["raw"]["paper of 20 %"]["float"] == on_grey
+    gray = gray_background(digits.test_images, 0.2)
+    on_gray = evaluate(first, gray, digits.test_labels).accuracy
+    assert row["raw"]["background of 20 %"]["float"] == on_gray
     assert {"config", "versions", "processor", "threads_per_seed"} <= {*study}
     assert [row["commit"] for row in study["seeds"]] == ["c0ffee"] * 2
     weights = (tmp_path / "cheap.safetensors").read_bytes()
@@ -133,9 +134,9 @@ def test_a_study_of_another_configuration_is_not_mixed_in(
 ) -> None:
     certify(cheap, seeds=2, jobs=2, folder=tmp_path)
     before = (tmp_path / "cheap.json").read_bytes()
-    other = config.improved("cheap", "conv3:3 pool pool conv1:2", epochs=1, batch_size=2000)
-    monkeypatch.setitem(config.PRESETS, "cheap", lambda: other)
-    with pytest.raises(Misuse, match="another config"):
+    other = presets.improved("cheap", "conv3:3 pool pool conv1:2", epochs=1, batch_size=2000)
+    monkeypatch.setitem(presets.PRESETS, "cheap", lambda: other)
+    with pytest.raises(UsageError, match="another config"):
         certify(cheap, seeds=3, jobs=2, folder=tmp_path)
     assert (tmp_path / "cheap.json").read_bytes() == before
 
@@ -247,13 +248,14 @@ def test_code_that_differs_from_its_commit_certifies_nothing(
 
 @pytest.fixture
 def git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
-    """Git, in a new repository that holds a copy of the package, of which nothing is added yet."""
+    """Git, in a new repository that holds a copy of the code, of which nothing is added yet."""
     path = need_tool("git")
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
-    package = tmp_path / "tinydigits"
-    shutil.copytree(ROOT / "tinydigits", package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(module, "__file__", str(package / "lab" / "certify.py"))
+    for name in ("tinydigits", "lab"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "lab" / "study.py"))
 
     def call(*arguments: str) -> str:
         identity = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org")
@@ -275,7 +277,7 @@ def test_a_package_inside_somebody_elses_repository_has_no_commit(
     git: Any, tmp_path: Path, ignored: bool
 ) -> None:
     (tmp_path / "theirs.py").write_text("")
-    (tmp_path / ".gitignore").write_text("tinydigits/\n" if ignored else "")
+    (tmp_path / ".gitignore").write_text("tinydigits/\nlab/\n" if ignored else "")
     git("add", "theirs.py", ".gitignore")
     git("commit", "--quiet", "--message", "Theirs")
     (tmp_path / "theirs.py").write_text("changed")
@@ -291,12 +293,12 @@ def test_a_clean_tree_has_the_commit_of_its_head(git: Any, tmp_path: Path) -> No
     module.require_clean_tree()
 
 
-@pytest.mark.parametrize("name", ["config.py", "lab/certify.py"])
+@pytest.mark.parametrize("name", ["tinydigits/training/config.py", "lab/study.py"])
 @pytest.mark.parametrize("change", ["edited", "staged", "removed"])
 def test_a_changed_tree_is_dirty(git: Any, tmp_path: Path, name: str, change: str) -> None:
     git("add", ".")
     git("commit", "--quiet", "--message", "Ours")
-    path = tmp_path / "tinydigits" / name
+    path = tmp_path / name
     if change == "removed":
         path.unlink()
     else:
@@ -304,7 +306,7 @@ def test_a_changed_tree_is_dirty(git: Any, tmp_path: Path, name: str, change: st
     if change == "staged":
         git("add", ".")
     assert module.commit() == git("rev-parse", "--short=12", "HEAD") + "-dirty"
-    with pytest.raises(Misuse, match="differs from its last commit"):
+    with pytest.raises(UsageError, match="differs from its last commit"):
         module.require_clean_tree()
 
 
@@ -317,7 +319,7 @@ def test_who_stops_a_study_is_told_how_to_go_on(
     def stop(made: config.Config, forms: Forms) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinydigits.lab.certify.train_seed", stop)
+    monkeypatch.setattr("lab.study.train_seed", stop)
     with pytest.raises(KeyboardInterrupt):
         certify(cheap, seeds=2, jobs=1, folder=tmp_path)
     assert "Stopped with 0 of 2 seeds; the same command goes on" in capsys.readouterr().err
@@ -336,39 +338,39 @@ def test_a_file_that_holds_no_study_is_named_and_left_alone(
 
 
 def test_numbers_that_make_no_sense_are_refused(clean_tree: None) -> None:
-    with pytest.raises(Misuse, match="at least 2 seeds"):
+    with pytest.raises(UsageError, match="at least 2 seeds"):
         certify("classic", seeds=1)
-    with pytest.raises(Misuse, match="no preset"):
+    with pytest.raises(UsageError, match="no preset"):
         certify("classical")
 
 
-@pytest.mark.parametrize("name", config.CLAIMS)
+@pytest.mark.parametrize("name", claims.CLAIMS)
 def test_what_a_preset_claims_was_measured_with_its_present_training(name: str) -> None:
     study = read_json(ROOT / "results" / f"{name}.json")
     assert [row["seed"] for row in study["seeds"]] == list(range(study["statistics"]["n"]))
     assert study["statistics"]["n"] >= 10
     assert study["statistics"] == describe([row["accuracy"] for row in study["seeds"]])
-    assert study["statistics"]["mean"] >= config.CLAIMS[name]
+    assert study["statistics"]["mean"] >= claims.CLAIMS[name]
     measured = config.Config.from_json({**study["config"], "seed": 0})
-    assert measured == dataclasses.replace(config.preset(name), threads=measured.threads)
+    assert measured == dataclasses.replace(presets.preset(name), threads=measured.threads)
 
 
-@pytest.mark.parametrize("name", config.BEARS)
+@pytest.mark.parametrize("name", claims.CORRUPTION_CLAIMS)
 def test_a_preset_that_bears_paper_and_ink_holds_all_of_its_claims(name: str) -> None:
     rows = verdicts(read_study(ROOT / "results" / f"{name}.json"))
-    assert len(rows) == 3 + 1 + 2 + 2 * len(config.BEARS[name])
+    assert len(rows) == 3 + 1 + 2 + 2 * len(claims.CORRUPTION_CLAIMS[name])
     assert [asked for asked, holds, _ in rows if not holds] == []
 
 
 def test_what_a_preset_bears_is_measured() -> None:
-    for bears in config.BEARS.values():
-        assert {*bears} <= {*RAW}
+    for bounds in claims.CORRUPTION_CLAIMS.values():
+        assert {*bounds} <= {*RAW}
 
 
-@pytest.mark.parametrize("name", config.CLAIMS)
+@pytest.mark.parametrize("name", claims.CLAIMS)
 def test_integers_reach_what_the_preset_claims(name: str) -> None:
     study = read_study(ROOT / "results" / f"{name}.json")
-    assert study["integers"][SHIPPED_FORM]["mean"] >= config.CLAIMS[name]
+    assert study["integers"][SHIPPED_FORM]["mean"] >= claims.CLAIMS[name]
 
 
 def test_the_default_preset_passes_the_goal_with_nearly_every_seed() -> None:
@@ -377,13 +379,13 @@ def test_the_default_preset_passes_the_goal_with_nearly_every_seed() -> None:
 
 
 def test_no_preset_trains_longer_than_it_may() -> None:
-    assert all(make().epochs <= 15 for make in config.PRESETS.values())
-    assert config.sprint().epochs == 1
+    assert all(make().epochs <= 15 for make in presets.PRESETS.values())
+    assert presets.sprint().epochs == 1
 
 
 def study_of(name: str, *accuracies: float) -> dict[str, Any]:
     seeds = [measured(accuracy) for accuracy in accuracies]
-    described = without_seed(config.preset(name))
+    described = without_seed(presets.preset(name))
     return {"preset": name, "config": described, "seeds": seeds, **summary(seeds)}
 
 
@@ -401,10 +403,10 @@ def test_verdicts_judge_the_goals_the_budget_and_the_claim(mean: float, holds: l
 def test_verdicts_judge_raw_digits_by_float_and_integers() -> None:
     rows = verdicts(study_of("classic", 100.5, 100.5))[6:]
     assert [(row[0].split(": ")[1], row[1]) for row in rows] == [
-        ("paper of 10 %, float", True),
-        ("paper of 10 %, integers", False),  # 98.5, and 99.3 are claimed
-        ("paper of 20 %, float", True),
-        ("paper of 20 %, integers", False),
+        ("background of 10 %, float", True),
+        ("background of 10 %, integers", False),  # 98.5, and 99.3 are claimed
+        ("background of 20 %, float", True),
+        ("background of 20 %, integers", False),
         ("half the ink, float", True),
         ("half the ink, integers", False),
     ]

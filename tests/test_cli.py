@@ -13,10 +13,12 @@ import torch
 from conftest import TINY, TINYDIGITS, Outcome, run
 
 import tinydigits
-from tinydigits import Mnist, Network, config
-from tinydigits.cli import COMMANDS, LAB
-from tinydigits.config import PRESETS
-from tinydigits.model import save_model
+from lab.__main__ import COMMANDS as LAB
+from tinydigits import Mnist, Network
+from tinydigits.cli import COMMANDS
+from tinydigits.network.model import save_model
+from tinydigits.training import config
+from tinydigits.training.presets import PRESETS
 
 Command = Callable[..., Outcome]
 ROOT = Path(__file__).parents[1]
@@ -67,6 +69,12 @@ def test_help_names_every_command(command: Command, words: list[str], commands: 
     assert re.findall(r"• (\w+) +\w", out) == list(commands)
 
 
+def test_the_laboratory_is_a_program_of_a_clone():
+    out = run(sys.executable, "-m", "lab", "--help", cwd=ROOT).out
+    assert out.startswith("usage: python -m lab ")
+    assert re.findall(r"• (\w+) +\w", out) == [command.__name__ for command in LAB]
+
+
 def test_help_says_how_to_start_and_how_to_ask_for_the_version(command: Command):
     lines = command("--help").out.splitlines()
     assert "Start with: tinydigits train" in lines
@@ -101,7 +109,7 @@ def test_the_package_is_the_command(tmp_path: Path):
     assert "There is no preset 'bestest'" in refused.sentence
 
 
-# ------------------------------------------------------------------------------------ misuse
+# ------------------------------------------------------------------------------------ usage_error
 
 
 @pytest.mark.parametrize(
@@ -110,7 +118,7 @@ def test_the_package_is_the_command(tmp_path: Path):
         (["train", "bestest"], "There is no preset 'bestest'; the presets are "),
         (["summary", "bestest"], "There is no model bestest: name a run folder"),
         (["train", "--epochs", "0"], "epochs must be a whole number from 1 up, not 0"),
-        (["train", "--learning-rate", "-1"], "learning_rate must be a number above 0, not -1.0"),
+        (["train", "--lr", "-1"], "lr must be a number above 0, not -1.0"),
         (["train", "--layers", "conv3:4", "dense"], "'dense' is not a layer"),
         (["train", "--epochs", "3", "baseline"], "Name the preset first: tinydigits train base"),
         (["train", "--epochs", "3", "bestest"], "There is no preset 'bestest'"),
@@ -121,12 +129,12 @@ def test_the_package_is_the_command(tmp_path: Path):
         (["data", "--data", "/nowhere"], "The data folder /nowhere is not a folder"),
         (["train", "--layers", "conv3:4", "conv3:5", "again"], "as many channels going out as"),
         (["lab", "certify", "classic", "--seeds", "1"], "at least 2 seeds"),
-        (["lab", "stress", "classical"], "There is no preset 'classical'"),
-        (["lab", "stress", "tiny1k", "--digits", "0"], "on 1 to 10,000 digits"),
-        (["lab", "ablation", "--folder", "/nowhere"], "run tinydigits lab certify baseline first"),
+        (["lab", "robustness", "classical"], "There is no preset 'classical'"),
+        (["lab", "robustness", "tiny1k", "--digits", "0"], "on 1 to 10,000 digits"),
+        (["lab", "ablation", "--folder", "/nowhere"], "run python -m lab certify baseline first"),
     ],
 )
-def test_misuse_is_one_sentence(
+def test_usage_error_is_one_sentence(
     command: Command, clean_tree: None, arguments: list[str], message: str
 ):
     outcome = command(*arguments)
@@ -195,7 +203,7 @@ def test_unreadable_options_exit_with_2_and_no_traceback(command: Command, argum
 def test_tables_without_results_says_how_to_make_them(command: Command, tmp_path: Path):
     outcome = command("lab", "tables", "--results", tmp_path)
     assert outcome.exit_code == 1
-    assert "make some with tinydigits lab certify PRESET" in outcome.sentence
+    assert "make some with python -m lab certify PRESET" in outcome.sentence
 
 
 def test_damaged_results_leave_the_documents_alone(command: Command, tmp_path: Path):
@@ -223,27 +231,32 @@ class Missing:
         if name.split('.')[0] in {'torch', 'scipy', 'matplotlib', 'joblib', 'jinja2', 'filelock'}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing)
-from tinydigits.cli import main
-main(sys.argv[1:])
+program, *words = sys.argv[1:]
+if program == "lab":
+    from lab.__main__ import main
+else:
+    from tinydigits.cli import main
+main(words)
 """
-"""The command line in an installation without the extra `train`."""
+"""The command line, or the laboratory's, in an installation without the extra `train`."""
 
 
 @pytest.mark.parametrize(
     "words",
     [
         *(
-            "train",
-            "train --resume run",
-            "evaluate classic --float",
-            "report run",
+            "tinydigits train",
+            "tinydigits train --resume run",
+            "tinydigits evaluate classic --float",
+            "tinydigits report run",
             "lab certify classic",
         ),
         *("lab ablation", "lab benchmark"),
     ],
 )
 def test_command_without_its_extra_names_the_install_command(tmp_path: Path, words: str):
-    outcome = run(sys.executable, "-c", WITHOUT_EXTRA, *words.split(), cwd=tmp_path)
+    path = os.environ | {"PYTHONPATH": str(ROOT)}
+    outcome = run(sys.executable, "-c", WITHOUT_EXTRA, *words.split(), cwd=tmp_path, env=path)
     assert outcome.exit_code == 1
     assert outcome.sentence.endswith("pip install -c constraints.txt '.[train]'")
     assert list(tmp_path.iterdir()) == []
@@ -252,20 +265,24 @@ def test_command_without_its_extra_names_the_install_command(tmp_path: Path, wor
 @pytest.mark.parametrize(
     "words",
     [
-        *("presets", "--help", "train --help", "lab --help", "lab certify --help"),
-        *("data", "summary", "summary tiny1k", "evaluate tiny1k"),
+        *("lab --help", "lab certify --help"),
+        *(
+            f"tinydigits {words}"
+            for words in ("presets", "--help", "train --help", "data", "summary", "summary tiny1k")
+        ),
+        "tinydigits evaluate tiny1k",
     ],
 )
 def test_command_that_needs_no_extra_does_without(mnist: Mnist, words: str):
-    outcome = run(sys.executable, "-c", WITHOUT_EXTRA, *words.split())
+    outcome = run(sys.executable, "-c", WITHOUT_EXTRA, *words.split(), cwd=ROOT)
     assert (outcome.exit_code, outcome.err) == (0, "")
     assert outcome.out
 
 
-def test_a_network_in_a_file_is_summarised_without_an_extra(tmp_path: Path):
+def test_a_network_in_a_file_is_summarized_without_an_extra(tmp_path: Path):
     save_model(tmp_path / "model.safetensors", Network(("conv3:2", "pool"), class_names=("a", "b")))
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        outcome = run(sys.executable, "-c", WITHOUT_EXTRA, "summary", path)
+        outcome = run(sys.executable, "-c", WITHOUT_EXTRA, "tinydigits", "summary", path)
         assert (outcome.exit_code, outcome.err) == (0, "")
         assert re.search(r"^classes +2 x 1 x 1 +4 +4 +4$", outcome.out, re.MULTILINE)
         assert re.search(r"^in all +26 +12,172 +26$", outcome.out, re.MULTILINE)
@@ -308,12 +325,16 @@ def test_train_leaves(finished: tuple[Outcome, Path], name: str):
     assert (finished[1] / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize("inner", ["", "model.safetensors"], ids=["folder", "file"])
+@pytest.mark.parametrize(
+    ("inner", "options"),
+    [("", ["--float"]), ("model.safetensors", [])],
+    ids=["folder", "file"],
+)
 def test_evaluate_prints_what_the_run_measured(
-    finished: tuple[Outcome, Path], command: Command, inner: str
+    finished: tuple[Outcome, Path], command: Command, inner: str, options: list[str]
 ):
     measured = re.findall(r"([\d.]+) % after the last epoch", finished[0].out)
-    outcome = command("evaluate", finished[1] / inner)
+    outcome = command("evaluate", finished[1] / inner, *options)
     assert outcome.exit_code == 0
     measured_on, accuracy, *_ = outcome.out.splitlines()
     file = finished[1] / "model.safetensors"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinydigits import Config, Misuse, preset
-from tinydigits.config import PRESETS
+from tinydigits import Config, UsageError, preset
+from tinydigits.training.presets import PRESETS
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 SIMPLE = Config(layers=("conv3:2",))
@@ -39,7 +39,7 @@ def refused_or_survives(field: str, make: Callable[[], Config]) -> None:
     try:
         config = make()
         assert through_json(config) == config
-    except Misuse as error:
+    except UsageError as error:
         refusal = str(error)
     assert refusal is None or field in refusal
 
@@ -65,8 +65,8 @@ def test_any_value_given_in_python_is_refused_by_its_name_or_survives_json(field
 
 
 @given(json_values | st.dictionaries(st.sampled_from([*FIELDS, "other"]), json_values | likely))
-def test_any_json_is_a_configuration_or_misuse(values: Any):
-    with contextlib.suppress(Misuse):
+def test_any_json_is_a_configuration_or_usage_error(values: Any):
+    with contextlib.suppress(UsageError):
         assert isinstance(Config.from_json(values), Config)
 
 
@@ -77,20 +77,20 @@ def test_any_json_is_a_configuration_or_misuse(values: Any):
         ("epochs", 1.0),
         ("epochs", True),
         ("batch_size", 0),
-        ("learning_rate", 0),
-        ("learning_rate", -0.1),
-        ("learning_rate", math.nan),
-        ("learning_rate", math.inf),
+        ("lr", 0),
+        ("lr", -0.1),
+        ("lr", math.nan),
+        ("lr", math.inf),
         ("momentum", 1),
         ("momentum", -0.1),
         ("dropout", 1.0),
         ("dropout", "much"),
-        ("paper", 1),
-        ("paper", -0.1),
-        ("fading", 1.0),
-        ("quantised_epochs", -1),
-        ("quantised_epochs", 16),
-        ("activation_bits", 4),  # without quantised_epochs
+        ("background", 1),
+        ("background", -0.1),
+        ("ink_fade", 1.0),
+        ("qat_epochs", -1),
+        ("qat_epochs", 16),
+        ("activation_bits", 4),  # without qat_epochs
         ("seed", -1),
         ("seed", 2**63),
         ("threads", -1),
@@ -107,7 +107,7 @@ def test_any_json_is_a_configuration_or_misuse(values: Any):
     ],
 )
 def test_impossible_value_is_refused_by_name(field: str, value: Any):
-    with pytest.raises(Misuse, match=f"^{field}"):
+    with pytest.raises(UsageError, match=f"^{field}"):
         dataclasses.replace(SIMPLE, **{field: value})
 
 
@@ -121,17 +121,17 @@ def test_impossible_value_is_refused_by_name(field: str, value: Any):
     ],
 )
 def test_impossible_bits_are_refused(field: str, value: int, bound: str):
-    with pytest.raises(Misuse, match=f"^{field} must be .*{bound}"):
-        dataclasses.replace(SIMPLE, quantised_epochs=1, **{field: value})
+    with pytest.raises(UsageError, match=f"^{field} must be .*{bound}"):
+        dataclasses.replace(SIMPLE, qat_epochs=1, **{field: value})
 
 
 def test_unknown_field_is_named():
-    with pytest.raises(Misuse, match="no field colour"):
-        Config.from_json(SIMPLE.to_json() | {"colour": "red"})
+    with pytest.raises(UsageError, match="no field color"):
+        Config.from_json(SIMPLE.to_json() | {"color": "red"})
 
 
 def test_missing_layers_are_named():
-    with pytest.raises(Misuse, match="needs the field layers"):
+    with pytest.raises(UsageError, match="needs the field layers"):
         Config.from_json({"epochs": 3})
 
 
@@ -150,12 +150,14 @@ def test_the_baseline_is_that_of_the_course_notebook():
     config = preset("baseline")
     assert config.layers == ("conv3:16", "conv3:32", "pool", "conv1:16", "conv3:32", "conv3:32")
     assert (config.epochs, config.batch_size, config.dropout) == (15, 128, 0.05)
-    assert (config.learning_rate, config.momentum) == (0.01, 0.9)
+    assert (config.lr, config.momentum) == (0.01, 0.9)
     assert (config.seed, config.precision, config.validation) == (1, "float32", False)
 
 
 def test_unknown_preset_is_told_the_known_ones():
-    with pytest.raises(Misuse, match=r"There is no preset 'bestest'; the presets are .*tiny20k"):
+    with pytest.raises(
+        UsageError, match=r"There is no preset 'bestest'; the presets are .*tiny20k"
+    ):
         preset("bestest")
 
 

@@ -10,20 +10,21 @@ import tdq
 from conftest import need_tool
 from test_integer import sealed
 
+from lab import engines, parity
 from tinydigits import Mnist, load_model
-from tinydigits.integer import IntegerNetwork
-from tinydigits.lab import parity
-from tinydigits.quantise import quantize
+from tinydigits.quant.integer import IntegerNetwork
+from tinydigits.quant.ptq import quantize
+from tinydigits.quant.tdq import from_bytes, save, to_bytes
 
 FUZZ = Path(__file__).parent / "fuzz"
-SANITISERS = "-fsanitize=address,undefined"
+SANITIZERS = "-fsanitize=address,undefined"
 
 
-@pytest.fixture(scope="module", params=parity.COMPILERS)
+@pytest.fixture(scope="module", params=engines.COMPILERS)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     need_tool(request.param)
-    library = parity.build_native(request.param, tmp_path_factory.mktemp("engine"))
-    return parity.open_native(library)
+    library = engines.build_native(request.param, tmp_path_factory.mktemp("engine"))
+    return engines.open_native(library)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,11 @@ def tiny1k(mnist: Mnist) -> IntegerNetwork:
     return quantize(load_model("tiny1k"), mnist.train_images[:500])
 
 
-@pytest.fixture(params=sorted(parity.BOARDS))
-def board(request: pytest.FixtureRequest) -> parity.Board:
+@pytest.fixture(params=sorted(engines.BOARDS))
+def board(request: pytest.FixtureRequest) -> engines.Board:
     need_tool("arm-none-eabi-gcc")
     need_tool("qemu-system-arm")
-    return parity.BOARDS[request.param]
+    return engines.BOARDS[request.param]
 
 
 def check(engine: Any, raw: bytes) -> int:
@@ -50,28 +51,28 @@ def test_random_networks_have_the_same_bits_in_c(engine: Any):
     for seed in range(40):
         network, images = parity.random_network(seed), parity.noise_images(4, seed)
         expected = network.logits(images)
-        logits, classes = parity.run_native(engine, network.to_bytes(), images)
+        logits, classes = engines.run_native(engine, to_bytes(network), images)
         assert (logits == expected).all(), (seed, network.layers)
         assert (classes == expected.argmax(axis=1)).all(), (seed, network.layers)
 
 
 def test_digits_have_the_same_bits_in_c(engine: Any, tiny1k: IntegerNetwork, mnist: Mnist):
     images = np.concatenate([mnist.test_images[:100], parity.noise_images(50)])
-    logits, _ = parity.run_native(engine, tiny1k.to_bytes(), images)
+    logits, _ = engines.run_native(engine, to_bytes(tiny1k), images)
     assert (logits == tiny1k.logits(images)).all()
 
 
 def test_boards_have_the_same_bits(
-    board: parity.Board, engine: Any, tiny1k: IntegerNetwork, mnist: Mnist, tmp_path: Path
+    board: engines.Board, engine: Any, tiny1k: IntegerNetwork, mnist: Mnist, tmp_path: Path
 ):
-    target = parity.build_engine(board, tmp_path)
+    target = engines.build_engine(board, tmp_path)
     for network, images in (
         (tiny1k, mnist.test_images[:3]),
         (parity.random_network(3), parity.noise_images(3)),
     ):
-        raw = network.to_bytes()
-        scratch = parity.scratch_of(engine, raw)
-        done = parity.run_board(board, target, raw, scratch, images, tmp_path)
+        raw = to_bytes(network)
+        scratch = engines.scratch_of(engine, raw)
+        done = engines.run_board(board, target, raw, scratch, images, tmp_path)
         expected = network.logits(images)
         assert (done.logits == expected).all()
         assert (done.classes == expected.argmax(axis=1)).all()
@@ -80,17 +81,17 @@ def test_boards_have_the_same_bits(
 
 
 @pytest.mark.parametrize("level", ["-Os", "-O2", "-O3"])
-@pytest.mark.parametrize("core", sorted(parity.BOARDS))
+@pytest.mark.parametrize("core", sorted(engines.BOARDS))
 def test_no_library_is_called(core: str, level: str, tmp_path: Path):
     need_tool("arm-none-eabi-gcc")
-    target = parity.build_engine(parity.BOARDS[core], tmp_path, level)
-    assert "tinydigits_predict" in parity.functions(target)
+    target = engines.build_engine(engines.BOARDS[core], tmp_path, level)
+    assert "tinydigits_predict" in engines.functions(target)
 
 
 def test_the_engine_keeps_no_state(tmp_path: Path):
     need_tool("arm-none-eabi-gcc")
-    target = parity.build_engine(parity.BOARDS["cortex-m0"], tmp_path)
-    text, data, bss = parity.run("arm-none-eabi-size", target).splitlines()[1].split()[:3]
+    target = engines.build_engine(engines.BOARDS["cortex-m0"], tmp_path)
+    text, data, bss = engines.run("arm-none-eabi-size", target).splitlines()[1].split()[:3]
     assert int(text) > 1000
     assert (data, bss) == ("0", "0")
 
@@ -100,14 +101,14 @@ def test_the_engine_keeps_no_state(tmp_path: Path):
 
 def test_names_are_those_of_the_model(engine: Any):
     network = parity.random_network(5)
-    words = np.frombuffer(network.to_bytes(), np.uint32).copy()
+    words = np.frombuffer(to_bytes(network), np.uint32).copy()
     count = engine.tinydigits_classes(words.ctypes.data)
     names = [engine.tinydigits_class_name(words.ctypes.data, k).decode() for k in range(count)]
     assert tuple(names) == network.class_names
 
 
 def test_each_thing_wrong_has_its_code(engine: Any):
-    raw = parity.random_network(4).to_bytes()
+    raw = to_bytes(parity.random_network(4))
     words = np.frombuffer(raw + bytes(4), np.uint32).copy()
     shifted = ctypes.create_string_buffer(len(raw) + 8)
     start = ctypes.addressof(shifted)
@@ -131,7 +132,7 @@ def test_each_thing_wrong_has_its_code(engine: Any):
 def test_c_refuses_what_python_refuses(engine: Any):
     """The other way round, Python also wants the words to say what the records say."""
     random = np.random.default_rng(1)
-    raw = parity.random_network(2).to_bytes()
+    raw = to_bytes(parity.random_network(2))
     seen = set()
     for _ in range(300):
         i = int(random.integers(12, 36 + 24 * raw[12]))
@@ -140,7 +141,7 @@ def test_c_refuses_what_python_refuses(engine: Any):
         seen.add(code)
         if code:
             with pytest.raises(Exception, match="holds no network"):
-                IntegerNetwork.from_bytes(hostile)
+                from_bytes(hostile)
     assert seen == {0, 5, 6}
 
 
@@ -166,16 +167,16 @@ def test_rows_that_the_callback_gets_are_the_stages_outputs(tmp_path: Path):
         "tinydigits_predict(model, image, logits, scratch); return 0; }\n"
     )
     network, image = parity.random_network(10, widest=5), parity.noise_images(3)[2]
-    network.save(tmp_path / "model.tdq")
+    save(network, tmp_path / "model.tdq")
     (tmp_path / "image").write_bytes(image.tobytes())
     program = tmp_path / "rows"
-    parity.run(
-        *("gcc", "-std=c99", "-DTINYDIGITS_ON_ROW=on_row", f"-I{parity.ENGINE}"),
-        *(SANITISERS, "-fno-sanitize-recover=all", tmp_path / "rows.c"),
-        *(*parity.SOURCES, "-o", program),
+    engines.run(
+        *("gcc", "-std=c99", "-DTINYDIGITS_ON_ROW=on_row", f"-I{engines.ENGINE}"),
+        *(SANITIZERS, "-fno-sanitize-recover=all", tmp_path / "rows.c"),
+        *(*engines.SOURCES, "-o", program),
     )
-    said = parity.run(program, tmp_path / "model.tdq", tmp_path / "image")
-    _, outputs = tdq.classify(tdq.read(network.to_bytes()), image)
+    said = engines.run(program, tmp_path / "model.tdq", tmp_path / "image")
+    _, outputs = tdq.classify(tdq.read(to_bytes(network)), image)
     expected = [
         [stage, y, values.shape[2], len(values), *values[y].reshape(-1).tolist()]
         for stage, values in enumerate(outputs)
@@ -190,10 +191,10 @@ def test_rows_that_the_callback_gets_are_the_stages_outputs(tmp_path: Path):
 
 def build_fuzzer(folder: Path) -> Path:
     program = folder / "fuzz"
-    parity.run(
+    engines.run(
         *("clang", "-std=c99", "-O1", "-g", "-fsanitize=fuzzer,address,undefined"),
-        *("-fno-sanitize-recover=all", f"-I{parity.ENGINE}", FUZZ / "fuzz.c"),
-        *(*parity.SOURCES, "-o", program),
+        *("-fno-sanitize-recover=all", f"-I{engines.ENGINE}", FUZZ / "fuzz.c"),
+        *(*engines.SOURCES, "-o", program),
     )
     return program
 
@@ -204,7 +205,7 @@ def test_nothing_that_passes_the_check_leaves_its_bounds(tmp_path: Path):
     (tmp_path / "corpus").mkdir()
     fuzzer = build_fuzzer(tmp_path)
     for seed in range(30):  # beside the committed ones: sound networks of every kind
-        raw = parity.random_network(seed, widest=6).to_bytes()
+        raw = to_bytes(parity.random_network(seed, widest=6))
         (tmp_path / "corpus" / str(seed)).write_bytes(raw)
     done = subprocess.run(
         [fuzzer, "-max_total_time=60", "-max_len=8192", tmp_path / "corpus", FUZZ / "corpus"],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinydigits import Evaluation, Misuse, evaluate
+from tinydigits import Evaluation, UsageError, evaluate
 
 
 def made_of(probs: list[dict[int, float]], labels: list[int]) -> Evaluation:
@@ -16,7 +16,7 @@ def made_of(probs: list[dict[int, float]], labels: list[int]) -> Evaluation:
     return Evaluation(np.log(table).astype(np.float32), np.array(labels, np.int64))
 
 
-# Truths 3, 4, 4, 9; guesses 3, 9, 9, 9.
+# Labels 3, 4, 4, 9; predictions 3, 9, 9, 9.
 FOUR = made_of([{3: 0.95}, {9: 0.65, 4: 0.3}, {9: 0.62, 4: 0.36}, {9: 0.65}], [3, 4, 4, 9])
 
 
@@ -147,7 +147,7 @@ IMAGES = np.zeros((2, 28, 28), np.uint8)
     ],
 )
 def test_wrong_input_is_refused_in_one_sentence(images: Any, labels: Any, message: str):
-    with pytest.raises(Misuse, match=message) as refusal:
+    with pytest.raises(UsageError, match=message) as refusal:
         evaluate(Ramp(), images, labels)
     assert isinstance(refusal.value, ValueError)
     assert str(refusal.value).count("\n") == 0
@@ -155,7 +155,7 @@ def test_wrong_input_is_refused_in_one_sentence(images: Any, labels: Any, messag
 
 def test_the_last_class_is_that_of_the_predictor():
     assert evaluate(Named(), IMAGES, [0, 2]).accuracy == 50
-    with pytest.raises(Misuse, match="labels must be from 0 to 2, the classes of this network"):
+    with pytest.raises(UsageError, match="labels must be from 0 to 2, the classes of this network"):
         evaluate(Named(), IMAGES, [0, 3])
 
 
@@ -178,11 +178,11 @@ def test_accuracy_is_in_percent():
     assert FOUR.accuracy == 50
 
 
-def test_confidence_is_the_probability_of_the_guess():
+def test_confidence_is_the_probability_of_the_prediction():
     assert FOUR.confidence == pytest.approx([0.95, 0.65, 0.62, 0.65])
 
 
-def test_confusion_has_a_row_per_truth_and_a_column_per_guess():
+def test_confusion_has_a_row_per_label_and_a_column_per_prediction():
     expected = np.zeros((10, 10), int)
     expected[3, 3], expected[4, 9], expected[9, 9] = 1, 2, 1
     assert np.array_equal(FOUR.confusion(), expected)
@@ -198,10 +198,10 @@ def test_largest_confusions_are_at_most_n():
     assert three.largest_confusions(1) == [(4, 9, 2)]
 
 
-def test_precision_is_the_share_of_right_guesses():
+def test_precision_is_the_share_of_right_predictiones():
     precision, _ = FOUR.precision_and_recall()
     assert precision[[3, 9]] == pytest.approx([1, 1 / 3])
-    assert np.isnan(precision[4])  # never guessed
+    assert np.isnan(precision[4])  # never predictioned
 
 
 def test_recall_is_the_share_of_digits_that_are_found():
@@ -211,10 +211,10 @@ def test_recall_is_the_share_of_digits_that_are_found():
 
 
 def test_errors_come_worst_first():
-    assert FOUR.errors().tolist() == [1, 2]  # the truth had 0.3, then 0.36
+    assert FOUR.errors().tolist() == [1, 2]  # the label had 0.3, then 0.36
 
 
-def test_calibration_sorts_guesses_by_confidence():
+def test_calibration_sorts_predictiones_by_confidence():
     count, confidence, accuracy = FOUR.calibration()
     assert count.tolist() == [0, 0, 0, 0, 0, 0, 3, 0, 0, 1]
     assert confidence[[6, 9]] == pytest.approx([1.92 / 3, 0.95])
@@ -227,6 +227,6 @@ def test_expected_calibration_error_weighs_gaps_by_digits():
     assert FOUR.expected_calibration_error() == pytest.approx(gap)
 
 
-def test_a_certain_guess_falls_into_the_last_bin():
+def test_a_certain_prediction_falls_into_the_last_bin():
     sure = made_of([{0: 1.0}], [0])
     assert sure.calibration()[0].tolist() == [0] * 9 + [1]

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from conftest import need_tool
 
-from tinydigits import Failure, Misuse, load
+from tinydigits import Failure, UsageError, load_quantized
 from tinydigits.data.mnist import Mnist
-from tinydigits.export import ENGINE, export, onnx_graph
-from tinydigits.model import load_model, save_model
+from tinydigits.engine.export import ENGINE, export, onnx_graph
+from tinydigits.network.model import load_model, save_model
+from tinydigits.quant.tdq import save, to_bytes
 
 FIRMWARE = Path(__file__).parents[1] / "examples" / "cortex-m0"
 
@@ -44,12 +45,12 @@ def read(folder: Path, content: bytes) -> subprocess.CompletedProcess[str]:
 
 def test_program_says_what_the_engine_says(digit_program: Path, mnist: Mnist):
     for image in mnist.test_images[:20]:
-        expected = load("tiny2k").logits(image[None]).argmax()
+        expected = load_quantized("tiny2k").logits(image[None]).argmax()
         done = read(digit_program, pgm(image))
         assert (done.returncode, done.stdout) == (0, f"{expected}\n"), done.stderr
 
 
-def test_program_reads_dark_ink_on_grey_paper_of_any_size(digit_program: Path, mnist: Mnist):
+def test_program_reads_dark_ink_on_gray_paper_of_any_size(digit_program: Path, mnist: Mnist):
     image, label = mnist.test_images[0], mnist.test_labels[0]
     large = np.kron(np.pad(image, ((20, 3), (5, 40))), np.ones((3, 3)))
     done = read(digit_program, pgm(220 - 0.7 * large))
@@ -100,7 +101,7 @@ def test_folder_is_an_arduino_library_that_refuses_avr(digit_program: Path):
 def test_names_that_c_does_not_allow(tmp_path: Path):
     need_tool("gcc")
     model = tmp_path / "8.erste-Über.tdq"
-    load("tiny1k").save(model)
+    save(load_quantized("tiny1k"), model)
     out = tmp_path / "out"
     export(model, "c", out)
     assert (out / "src" / "8_erste__ber.h").exists()
@@ -111,8 +112,8 @@ def test_names_that_c_does_not_allow(tmp_path: Path):
 
 def test_network_that_is_called_as_a_file_of_the_engine(tmp_path: Path):
     model = tmp_path / "prepare.tdq"
-    load("tiny1k").save(model)
-    with pytest.raises(Misuse, match="another name"):
+    save(load_quantized("tiny1k"), model)
+    with pytest.raises(UsageError, match="another name"):
         export(model, "c", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -127,24 +128,24 @@ def test_a_network_without_integers_gets_them(tmp_path: Path, mnist: Mnist):
     content = np.array([int(word, 16) for word in words if word.strip()], "<u4").tobytes()
     (tmp_path / "own.tdq").write_bytes(content)
     images, labels = mnist.test_images[:500], mnist.test_labels[:500]
-    assert (load(tmp_path / "own.tdq").logits(images).argmax(1) == labels).mean() > 0.97
+    assert (load_quantized(tmp_path / "own.tdq").logits(images).argmax(1) == labels).mean() > 0.97
 
 
 @pytest.mark.parametrize("to", ["c", "wasm", "onnx"])
 def test_folder_with_other_files_is_left_alone(tmp_path: Path, to: str):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(Misuse, match="choose another --out"):
+    with pytest.raises(UsageError, match="choose another --out"):
         export("tiny1k", to, tmp_path)  # pyright: ignore[reportArgumentType]
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_bad_requests_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "out"
-    with pytest.raises(Misuse, match="exported to c, wasm, onnx"):
+    with pytest.raises(UsageError, match="exported to c, wasm, onnx"):
         export("tiny1k", "coreml", out)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(Misuse, match="no model"):
+    with pytest.raises(UsageError, match="no model"):
         export("tiny3k", "c", out)
-    (tmp_path / "damaged.tdq").write_bytes(load("tiny1k").to_bytes()[:-4])
+    (tmp_path / "damaged.tdq").write_bytes(to_bytes(load_quantized("tiny1k"))[:-4])
     with pytest.raises(Failure, match="damaged"):
         export(tmp_path / "damaged.tdq", "wasm", out)
 
@@ -166,7 +167,7 @@ def test_onnx_answers_as_pytorch(tmp_path: Path, name: str, mnist: Mnist):
     model = onnx.load(path)
     notes = {entry.key: entry.value for entry in model.metadata_props}
     assert notes["name"] == name
-    assert notes["licence"] == "Apache-2.0"
+    assert notes["license"] == "Apache-2.0"
     assert notes["accuracy"].startswith("99.")
     session = onnxruntime.InferenceSession(path)
     expected = load_model(name).log_probs(mnist.test_images)
@@ -180,7 +181,7 @@ def test_onnx_answers_as_pytorch(tmp_path: Path, name: str, mnist: Mnist):
 def test_onnx_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("onnxruntime")
     other = onnx_graph(load_model("tiny1k"))
-    monkeypatch.setattr("tinydigits.export.onnx_graph", lambda network: other)
+    monkeypatch.setattr("tinydigits.engine.export.onnx_graph", lambda network: other)
     with pytest.raises(Failure, match="differ"):
         export("tiny2k", "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()

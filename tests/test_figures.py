@@ -10,17 +10,17 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tinydigits import figures
+from tinydigits.errors import Failure
 from tinydigits.evaluation import Evaluation
-from tinydigits.files import Failure
-from tinydigits.layers import DIGITS
+from tinydigits.network.architecture import DIGITS
+from tinydigits.report import figures
 
 NAMES = ("ant", "bee", "cicada")
 """Of other classes than digits."""
 
 
 def make_evaluation(errors: int, n: int = 2000, names: Sequence[str] = DIGITS) -> Evaluation:
-    """Sure of every digit, but for `errors` of them, where the next class is guessed instead."""
+    """Sure of every digit, but for `errors` of them, where the next class is predicted."""
     random = np.random.default_rng(0)
     labels = np.arange(n) % len(names)
     scores = random.normal(0, 1, (n, len(names)))
@@ -39,7 +39,7 @@ def make_history(epochs: int, part: str = "test") -> list[dict[str, Any]]:
             "train_accuracy": 100 - 14 / epoch,
             f"{part}_loss": 0.2 / epoch,
             f"{part}_accuracy": 100 - 3 / epoch,
-            "learning_rate": 0.01,
+            "lr": 0.01,
             "seconds": 10.5,
         }
         for epoch in range(1, epochs + 1)
@@ -118,7 +118,7 @@ def test_misclassified_shows_every_error_the_worst_first(errors: int, heading: s
     worst = order[0]
     found = texts(figure)
     assert heading in found[0]
-    assert found[1] == f"{evaluation.labels[worst]} → {evaluation.guesses[worst]}"
+    assert found[1] == f"{evaluation.labels[worst]} → {evaluation.predictions[worst]}"
     assert found[2] == figures.percent(float(evaluation.confidence[worst]))
 
 
@@ -128,24 +128,24 @@ def test_misclassified_stays_below_its_limit_and_says_so():
     assert "worst 12 of 60" in texts(figure)[0]
 
 
-def test_confusion_writes_every_count_and_colours_only_errors():
+def test_confusion_writes_every_count_and_colors_only_errors():
     evaluation = make_evaluation(60)
     counts = evaluation.confusion()
     figure = figures.confusion(evaluation)
     found = texts(figure)
     written = sorted(int(text) for text in found if text.isdigit())
     assert written == sorted(int(count) for count in counts.flat if count)
-    coloured = figure.axes[0].get_images()[0].get_array()
-    assert coloured is not None
-    assert np.isnan(np.ma.filled(coloured, np.nan).diagonal()).all()
-    true, guess, count = evaluation.largest_confusions()[0]
-    assert any(f"{true} taken for {guess}: {count} times" in text for text in found)
+    colored = figure.axes[0].get_images()[0].get_array()
+    assert colored is not None
+    assert np.isnan(np.ma.filled(colored, np.nan).diagonal()).all()
+    true, prediction, count = evaluation.largest_confusions()[0]
+    assert any(f"{true} taken for {prediction}: {count} times" in text for text in found)
 
 
 def test_a_single_confusion_is_said_in_english():
     evaluation = make_evaluation(1)
-    ((true, guess, _),) = evaluation.largest_confusions()
-    assert figures.describe_confusions(evaluation) == [f"{true} taken for {guess}: once"]
+    ((true, prediction, _),) = evaluation.largest_confusions()
+    assert figures.describe_confusions(evaluation) == [f"{true} taken for {prediction}: once"]
 
 
 def test_classes_have_the_names_that_the_evaluation_says():
@@ -155,14 +155,14 @@ def test_classes_have_the_names_that_the_evaluation_says():
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == list(NAMES)
     assert axes.get_images()[0].get_size() == (3, 3)
-    for truth, guess, count in evaluation.largest_confusions():
+    for label, prediction, count in evaluation.largest_confusions():
         times = "once" if count == 1 else f"{count} times"
-        words = f"{NAMES[truth]} taken for {NAMES[guess]}: {times}"
+        words = f"{NAMES[label]} taken for {NAMES[prediction]}: {times}"
         assert words in " ".join(texts(figure)).replace("\n", " ")
     found = texts(figures.misclassified(evaluation, make_images(30)))
     worst = evaluation.errors()[0]
-    truth, guess = (NAMES[of[worst]] for of in (evaluation.labels, evaluation.guesses))
-    assert f"{truth} → {guess}" in found
+    label, prediction = (NAMES[of[worst]] for of in (evaluation.labels, evaluation.predictions))
+    assert f"{label} → {prediction}" in found
 
 
 def test_reliability_says_the_error_and_how_many_digits_a_bin_has():
@@ -172,7 +172,7 @@ def test_reliability_says_the_error_and_how_many_digits_a_bin_has():
     assert [f"{count:,}" for count in digits] == [text for text in found if text[0].isdigit()]
     assert f"{100 * evaluation.expected_calibration_error():.2f} %" in " ".join(found)
     sure = evaluation.confidence > 0.99
-    wrong = (sure & (evaluation.guesses != evaluation.labels)).sum()
+    wrong = (sure & (evaluation.predictions != evaluation.labels)).sum()
     assert any(f"{sure.sum():,} of 2,000 digits, and {wrong} of" in text for text in found)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tinydigits.files import Failure, Misuse, expand, sweep_temporaries, write_atomically
+from tinydigits.errors import Failure, UsageError
+from tinydigits.files import expand, sweep_temporaries, write_atomically
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the rights are those of POSIX")
 
@@ -38,7 +39,7 @@ def test_file_has_the_rights_that_any_new_file_has(tmp_path: Path, umask: int):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def together(*jobs: Callable[[], object]) -> None:
+def at_once(*jobs: Callable[[], object]) -> None:
     """Run jobs in threads that start at once; raises what they raise."""
     start = threading.Barrier(len(jobs))
 
@@ -69,7 +70,7 @@ def test_files_that_other_threads_make_meanwhile_keep_their_rights(
 
     monkeypatch.setattr(os, "umask", change_and_wait)
     try:
-        together(
+        at_once(
             lambda: [write_atomically(tmp_path / "ours" / f"{i}", b"") for i in range(20)],
             lambda: [(tmp_path / "theirs" / f"{i}").touch() for i in range(2000)],
         )
@@ -92,7 +93,7 @@ def test_threads_that_write_one_file_leave_one_of_their_contents(tmp_path: Path)
         for _ in range(5):
             write_atomically(path, content)
 
-    together(look, *(lambda c=content: write(c) for content in contents))
+    at_once(look, *(lambda c=content: write(c) for content in contents))
     assert seen | {path.read_bytes()} <= set(contents)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -163,20 +164,20 @@ def test_homes_are_expanded(monkeypatch: pytest.MonkeyPatch, kind: type):
 
 @pytest.mark.parametrize("path", ["~nosuchuser", "~nosuchuser/a"])
 @pytest.mark.parametrize("kind", [str, Path])
-def test_user_that_does_not_exist_is_a_misuse(path: str, kind: type):
-    with pytest.raises(Misuse, match=f"^Nobody knows which folder ~nosuchuser in {path} is: "):
+def test_user_that_does_not_exist_is_a_usage_error(path: str, kind: type):
+    with pytest.raises(UsageError, match=f"^Nobody knows which folder ~nosuchuser in {path} is: "):
         expand(kind(path))
 
 
 @pytest.mark.parametrize("path", ["~", "~/a"])
 @posix
-def test_user_without_a_home_is_a_misuse(monkeypatch: pytest.MonkeyPatch, path: str):
+def test_user_without_a_home_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, path: str):
     def unknown(*_: object):
         raise KeyError
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.delenv("HOME", raising=False)
-    with pytest.raises(Misuse, match=f"^Nobody knows which folder ~ in {path} is: "):
+    with pytest.raises(UsageError, match=f"^Nobody knows which folder ~ in {path} is: "):
         expand(path)
 
 
@@ -184,7 +185,7 @@ def test_user_without_a_home_is_a_misuse(monkeypatch: pytest.MonkeyPatch, path: 
 
 PRINT = """
 import sys
-from tinydigits.files import printable_streams, say
+from tinydigits.terminal import printable_streams, say
 printable_streams()
 for text in sys.argv[1:]:
     print(eval(text), flush=True)

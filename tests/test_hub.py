@@ -11,7 +11,7 @@ import torch
 from conftest import run
 
 from tinydigits import load_model
-from tinydigits.config import PRESETS
+from tinydigits.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,40 +8,67 @@ from pathlib import Path
 import pytest
 from conftest import run
 
-PACKAGE = Path(__file__).parents[1] / "tinydigits"
+ROOT = Path(__file__).parents[1]
 
-BASE = (
-    *("terminal", "files", "evaluation", "layers", "preparation"),
-    *("data", "data.formats", "data.mnist", "data.folders", "data.dataset"),
-    *("config", "modelfile", "run_data", "integer"),
+STAGES = (
+    *("errors", "terminal", "files", "evaluation", "network", "images", "data", "quant"),
+    *("training", "reader", "report", "run_folder", "engine", "runs", "cli", "__main__"),
 )
-"""What works without PyTorch. A module imports only those that stand before it."""
+"""The way from digits to an answer: a folder or a file imports only from those before it."""
 
-PICTURES = ("ink", "pictures")
-"""Neither does this, but it begins with SciPy and Pillow."""
+MODULES = {
+    "network": ("architecture", "checkpoint", "model"),
+    "images": ("decode", "morphology", "binarize", "page", "ruling", "components", "preprocess"),
+    "data": ("formats", "mnist", "folders", "dataset"),
+    "quant": ("integer", "tdq", "ptq", "qat"),
+    "training": (
+        *("config", "presets", "hardware", "augmentation", "batches", "muon", "loop", "state"),
+    ),
+    "reader": ("recognize", "text_lines", "output", "read"),
+    "report": ("figures", "summary", "report"),
+    "engine": ("export",),
+}
+"""The modules of each folder, in the same order."""
 
-TORCH = (
-    *("model", "batches", "muon", "machine", "figures", "report", "quantise", "rounding"),
-    *("training", "runs", "export", "lab", "lab.damage", "lab.certify", "lab.ablation", "lab.tune"),
-    *("lab.fashion", "lab.benchmark", "lab.threads", "lab.parity", "lab.integers"),
-    *("lab.stress", "lab.bill", "lab.judge", "lab.pictures", "lab.tables"),
+LABORATORY = (
+    *("claims", "corruptions", "study", "certify", "ablation", "tune", "fashion", "benchmark"),
+    *("threads", "engines", "parity", "integers", "robustness", "footprint", "drawings"),
+    *("rejector", "pages", "pictures", "tables", "__main__"),
 )
-"""What the extra `train` is for, in the same order."""
+"""The laboratory beside the package, in the same order; the package imports nothing of it."""
 
-FRONT = ("cli", "__main__")
-"""The command line stands last: it imports a command's modules when the command is called."""
+TORCH = {
+    *("network.model", "quant.ptq", "quant.qat", "training.hardware", "training.augmentation"),
+    *("training.batches", "training.muon", "training.loop", "training.state", "report.figures"),
+    *("report.summary", "report.report", "runs"),
+}
+"""What the extra `train` is for. Everything else of the package works without it."""
 
-ORDER = ("", *BASE, *PICTURES, *TORCH, *FRONT)
-"""All modules; "" is the package itself."""
+PICTURES = {"images", "reader"}
+"""Folders whose modules may begin with SciPy and Pillow."""
+
+ORDER = (
+    "tinydigits",
+    *(
+        name
+        for stage in STAGES
+        for name in (
+            f"tinydigits.{stage}",
+            *(f"tinydigits.{stage}.{module}" for module in MODULES.get(stage, ())),
+        )
+    ),
+    "lab",
+    *(f"lab.{name}" for name in LABORATORY),
+)
+"""All modules."""
 
 
 def modules() -> dict[str, Path]:
-    """The source of each module of the package, by its name without the package's."""
+    """The source of each module, by its full name."""
     return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        .removesuffix("__init__")
-        .strip("."): path
-        for path in PACKAGE.rglob("*.py")
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for folder in ("tinydigits", "lab")
+        for path in (ROOT / folder).rglob("*.py")
     }
 
 
@@ -56,7 +83,7 @@ def walk(node: ast.AST, whole: bool) -> Iterator[ast.AST]:
 
 
 def imports(name: str, whole: bool = True) -> set[str]:
-    """The modules of the package that a module imports; when it is used, or only at its top."""
+    """The modules of ours that a module imports; when it is used, or only at its top."""
     found: set[str] = set()
     known = modules()
     for node in walk(ast.parse(known[name].read_text(encoding="utf-8")), whole):
@@ -64,19 +91,18 @@ def imports(name: str, whole: bool = True) -> set[str]:
             paths = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} imports by a relative path"
-            # from tinydigits.lab import certify names a module, from tinydigits import Config none.
+            # from lab import certify names a module, from tinydigits import Config none.
             paths = [f"{node.module}.{alias.name}" for alias in node.names]
-            paths = [
-                p if p.removeprefix("tinydigits.") in known else str(node.module) for p in paths
-            ]
+            paths = [path if path in known else str(node.module) for path in paths]
         else:
             continue
-        found |= {
-            path.removeprefix("tinydigits").strip(".")
-            for path in paths
-            if path.split(".")[0] == "tinydigits"
-        }
+        found |= {path for path in paths if path.split(".")[0] in ("tinydigits", "lab")}
     return found
+
+
+def needs_torch(name: str) -> bool:
+    """Whether a module is one of `TORCH`."""
+    return name.removeprefix("tinydigits.") in TORCH
 
 
 def test_every_module_has_its_place_in_the_order():
@@ -85,25 +111,33 @@ def test_every_module_has_its_place_in_the_order():
 
 @pytest.mark.parametrize("name", ORDER)
 def test_a_module_imports_only_those_above_it(name: str):
-    """So that imports run in no circle."""
-    below = imports(name) - {*ORDER[: ORDER.index(name)]}
-    assert below == set()
+    """So that imports run in no circle, and from folder to folder in one direction."""
+    assert imports(name) <= {*ORDER[: ORDER.index(name)]}
 
 
 def test_what_works_without_pytorch_imports_no_module_that_needs_it():
-    for name in ("", *BASE, *PICTURES, *FRONT):
-        assert imports(name, whole=False).isdisjoint(TORCH), name
-    for name in (*BASE, *PICTURES):  # nor later, when it is used
-        assert imports(name).isdisjoint(TORCH), name
+    for name in ORDER[: ORDER.index("lab")]:
+        if not needs_torch(name):
+            assert not any(map(needs_torch, imports(name, whole=False))), name
+    # Nor does what reads and computes, later, when it is used.
+    for name in ORDER[: ORDER.index("tinydigits.report")]:
+        if not needs_torch(name):
+            assert not any(map(needs_torch, imports(name))), name
+
+
+def test_no_module_is_long():
+    """One sitting must do for each, and one topic."""
+    for name, path in modules().items():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, name
 
 
 def test_the_walk_sees_what_it_should():
     """Else the tests above would be content with anything."""
-    assert "lab.certify" in imports("lab.tables")
-    assert "lab.certify" not in imports("lab.tables", whole=False)
-    assert {"runs", "model", "data.mnist"} <= imports("cli")
-    assert "config" in imports("training", whole=False)
-    assert imports("") == set()  # all of it by name, when it is used
+    assert "lab.study" in imports("lab.tables")
+    assert "lab.study" not in imports("lab.tables", whole=False)
+    assert {"tinydigits.runs", "tinydigits.network.model"} <= imports("tinydigits.cli")
+    assert "tinydigits.training.config" in imports("tinydigits.training.loop", whole=False)
+    assert imports("tinydigits") == set()  # all of it by name, when it is used
 
 
 BORDER = {"torch", "matplotlib", "joblib"}
@@ -115,19 +149,35 @@ LATE = BORDER | {"platformdirs", "pooch", "jinja2", "tqdm", "safetensors", "PIL"
 def loaded_after(code: str, *words: str) -> set[str]:
     """The packages that Python has loaded after it has run `code`."""
     tell = "import sys; print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
-    outcome = run(sys.executable, "-c", f"{code}\n{tell}", *words)
+    outcome = run(sys.executable, "-c", f"{code}\n{tell}", *words, cwd=ROOT)
     assert outcome.exit_code == 0, outcome.err
     return {*outcome.err.split()}
 
 
-@pytest.mark.parametrize("name", ["", *BASE, "cli"])
+LIGHT = [
+    name
+    for name in ORDER[: ORDER.index("tinydigits.__main__")]
+    if not needs_torch(name) and PICTURES.isdisjoint(name.split("."))
+]
+"""What begins with nothing heavy."""
+
+
+@pytest.mark.parametrize("name", [*LIGHT, "tinydigits.images.preprocess", "lab.__main__"])
 def test_nothing_heavy_is_imported_with(name: str):
-    assert loaded_after(f"import tinydigits.{name}".strip(".")).isdisjoint(LATE)
+    assert loaded_after(f"import {name}").isdisjoint(LATE)
 
 
-@pytest.mark.parametrize("words", ["--help", "train --help", "lab certify --help", "presets"])
-def test_nothing_heavy_is_imported_for(words: str):
-    code = "import sys\nfrom tinydigits.cli import main\n"
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("tinydigits.cli", "--help"),
+        ("tinydigits.cli", "train --help"),
+        ("tinydigits.cli", "presets"),
+        ("lab.__main__", "certify --help"),
+    ],
+)
+def test_nothing_heavy_is_imported_for(program: str, words: str):
+    code = f"import sys\nfrom {program} import main\n"
     code += "try: main(sys.argv[1:])\nexcept SystemExit as stop: assert not stop.code"
     assert loaded_after(code, *words.split()).isdisjoint(LATE)
 
@@ -141,14 +191,14 @@ def test_pytorch_is_not_imported_for(words: str):
 def test_pytorch_is_not_imported_by_what_python_needs_of_the_base():
     code = """
 import numpy as np
-from tinydigits import Config, evaluate, load_mnist, preset, summarise
-from tinydigits.modelfile import find_model, read_model_file
-class Guess:
+from tinydigits import Config, evaluate, load_mnist, preset, summarize
+from tinydigits.network.checkpoint import find_model, read_model_file
+class Constant:
     def log_probs(self, images):
         return np.zeros((len(images), 10), np.float32)
 mnist = load_mnist()
-evaluate(Guess(), mnist.test_images[:5], mnist.test_labels[:5]).confusion()
-summarise("classic"), summarise(preset("tiny2k")), summarise(Config(layers=("conv3:2",)))
+evaluate(Constant(), mnist.test_images[:5], mnist.test_labels[:5]).confusion()
+summarize("classic"), summarize(preset("tiny2k")), summarize(Config(layers=("conv3:2",)))
 read_model_file(find_model("classic"))
 """
     assert loaded_after(code).isdisjoint(BORDER)

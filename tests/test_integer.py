@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tdq
 
-from tinydigits import Failure, Misuse, Mnist, load_model
-from tinydigits.config import PRESETS
-from tinydigits.integer import NO_TABLE, NO_TAPS, IntegerNetwork, Pass, load
-from tinydigits.lab.parity import noise_images, random_network
-from tinydigits.model import Network
-from tinydigits.modelfile import Description
-from tinydigits.quantise import fit_temperature, quantize
+from lab.parity import noise_images, random_network
+from tinydigits import Failure, Mnist, UsageError, load_model
+from tinydigits.network.checkpoint import Description
+from tinydigits.network.model import Network
+from tinydigits.quant.integer import NO_DEPTHWISE, NO_TABLE, IntegerNetwork, QuantizedLayer
+from tinydigits.quant.ptq import fit_temperature, quantize
+from tinydigits.quant.tdq import from_bytes, load_quantized, save, to_bytes
+from tinydigits.training.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def sealed(raw: bytes) -> bytes:
 @pytest.mark.parametrize("seed", range(24))
 def test_numpy_engine_agrees_with_a_naive_reader_of_the_format(seed: int):
     network = random_network(seed, widest=9) if seed % 10 != 9 else random_network(seed)
-    model = tdq.read(network.to_bytes())
+    model = tdq.read(to_bytes(network))
     images = noise_images(3, seed)
     logits = network.logits(images)
     for image, row in zip(images[seed % 3 :][:1], logits[seed % 3 :][:1], strict=True):
@@ -43,30 +44,30 @@ def test_numpy_engine_agrees_with_a_naive_reader_of_the_format(seed: int):
 
 
 def test_shipped_network_agrees_with_the_naive_reader(tiny1k: IntegerNetwork, mnist: Mnist):
-    logits, _ = tdq.classify(tdq.read(tiny1k.to_bytes()), mnist.test_images[0])
+    logits, _ = tdq.classify(tdq.read(to_bytes(tiny1k)), mnist.test_images[0])
     assert logits == tiny1k.logits(mnist.test_images[:1])[0].tolist()
 
 
 def test_random_networks_come_within_two_thousandths_of_31_bits():
     network = random_network(9)
-    numbers, images = network.passes[1], np.full((1, 28, 28), 255, np.uint8)
-    inputs = 255 * 128 * len(numbers.taps)
-    assert network.passes[1].shift_in == 0
+    layer, images = network.quantized_layers[1], np.full((1, 28, 28), 255, np.uint8)
+    inputs = 255 * 128 * len(layer.depthwise)
+    assert network.quantized_layers[1].shift_in == 0
     assert 0.998 * 2**31 < inputs * 128 < 2**31
-    assert (tdq.classify(tdq.read(network.to_bytes()), images[0])[1][0] == 255).all()
+    assert (tdq.classify(tdq.read(to_bytes(network)), images[0])[1][0] == 255).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_bytes_are_read_back_as_they_were_written(seed: int, tmp_path: Path):
     network = random_network(seed)
-    network.save(tmp_path / "model.tdq")
-    again = load(tmp_path)
-    assert again.to_bytes() == network.to_bytes() == (tmp_path / "model.tdq").read_bytes()
+    save(network, tmp_path / "model.tdq")
+    again = load_quantized(tmp_path)
+    assert to_bytes(again) == to_bytes(network) == (tmp_path / "model.tdq").read_bytes()
     assert (again.layers, again.class_names) == (network.layers, network.class_names)
 
 
 def test_repeated_convolution_is_stored_once(tiny1k: IntegerNetwork):
-    model = tiny1k.to_bytes()
+    model = to_bytes(tiny1k)
     offsets = [struct.unpack_from("<II", model, 36 + 24 * i + 16) for i in range(model[12])]
     assert len({weights for weights, _ in offsets}) == len(offsets) - 3
     assert len({table for _, table in offsets}) == len(offsets)
@@ -93,7 +94,7 @@ def test_log_probs_are_those_of_the_floats_nearly(tiny1k: IntegerNetwork, mnist:
     [np.zeros((28, 28), np.uint8), np.zeros((1, 28, 28)), np.zeros((1, 27, 28), np.uint8)],
 )
 def test_other_images_are_refused_in_a_sentence(tiny1k: IntegerNetwork, images: np.ndarray):
-    with pytest.raises(Misuse, match="reads uint8"):
+    with pytest.raises(UsageError, match="reads uint8"):
         tiny1k.logits(images)
 
 
@@ -101,49 +102,49 @@ def test_other_images_are_refused_in_a_sentence(tiny1k: IntegerNetwork, images: 
 
 
 def test_every_altered_byte_and_every_shorter_file_is_refused(tiny1k: IntegerNetwork):
-    raw = tiny1k.to_bytes()
+    raw = to_bytes(tiny1k)
     for i in range(0, len(raw), 11):
         for damaged in (raw[:i], raw[:i] + bytes([raw[i] ^ 1]) + raw[i + 1 :]):
             with pytest.raises(Failure, match=r"\.tdq file|damaged"):
-                IntegerNetwork.from_bytes(damaged)
+                from_bytes(damaged)
 
 
 def test_hostile_records_end_in_a_sentence():
-    raw = random_network(4).to_bytes()
+    raw = to_bytes(random_network(4))
     random = np.random.default_rng(0)
     refused = 0
     for i in [*range(12, 36 + 24 * raw[12])] * 3:
         hostile = raw[:i] + bytes([int(random.integers(256))]) + raw[i + 1 :]
         try:
-            IntegerNetwork.from_bytes(sealed(hostile)).logits(noise_images(2))
+            from_bytes(sealed(hostile)).logits(noise_images(2))
         except Failure as failure:
             refused += "holds no network" in str(failure)
     assert refused > 200
 
 
 def test_load_tells_what_is_missing(tmp_path: Path):
-    with pytest.raises(Misuse, match="There is no model"):
-        load(tmp_path / "none.tdq")
+    with pytest.raises(UsageError, match="There is no model"):
+        load_quantized(tmp_path / "none.tdq")
     (tmp_path / "text.tdq").write_text("nothing of the kind")
     with pytest.raises(Failure, match=r"is not a \.tdq file"):
-        load(tmp_path / "text.tdq")
+        load_quantized(tmp_path / "text.tdq")
 
 
 def test_sums_beyond_32_bits_are_refused():
     description = Description(("pool", "pool", "conv1:1"), ("a", "b"))
     weights, one = np.full((1, 1), 127, np.int8), np.ones(1, np.int16)
-    classes = Pass(NO_TAPS, np.ones((2, 1), np.int8), NO_TABLE, NO_TABLE)
-    good = Pass(NO_TAPS, weights, one, one, 0, 0, 8)
+    classes = QuantizedLayer(NO_DEPTHWISE, np.ones((2, 1), np.int8), NO_TABLE, NO_TABLE)
+    good = QuantizedLayer(NO_DEPTHWISE, weights, one, one, 0, 0, 8)
     IntegerNetwork(description, (good, classes))
-    with pytest.raises(Misuse, match="rescaled"):
+    with pytest.raises(UsageError, match="rescaled"):
         IntegerNetwork(description, (good._replace(multiplier=one * 32767, bias=one * 32767,
                                                    shift_out=30), classes))  # fmt: skip
     wide = Description(("conv1:1",), ("a", "b"))
-    with pytest.raises(Misuse, match="16 bits"):
+    with pytest.raises(UsageError, match="16 bits"):
         IntegerNetwork(wide, (good, classes))
 
 
-# ------------------------------------------------------------------------------- quantisation
+# ------------------------------------------------------------------------------- quantization
 
 
 def accuracy_lost(preset: str, mnist: Mnist, count: int) -> int:
@@ -209,9 +210,9 @@ def test_dead_channel_keeps_its_constant(mnist: Mnist):
 
 def test_fewer_bits_make_a_file_that_says_so(mnist: Mnist):
     network = quantize(load_model("tiny1k"), mnist.train_images[:200], 1.5, 6, 4)
-    again = IntegerNetwork.from_bytes(network.to_bytes())
+    again = from_bytes(to_bytes(network))
     assert (again.activation_bits, again.weight_bits, again.temperature) == (6, 4, 1.5)
-    assert max(np.abs(numbers.weights.astype(int)).max() for numbers in again.passes) == 7
+    assert max(np.abs(layer.weights.astype(int)).max() for layer in again.quantized_layers) == 7
 
 
 def test_temperature_that_was_applied_is_found_again(tiny1k: IntegerNetwork, mnist: Mnist):
@@ -224,10 +225,11 @@ def test_temperature_that_was_applied_is_found_again(tiny1k: IntegerNetwork, mni
 
 
 def test_first_answer_takes_no_pytorch_and_little_time(tiny1k: IntegerNetwork, tmp_path: Path):
-    tiny1k.save(tmp_path / "model.tdq")
+    save(tiny1k, tmp_path / "model.tdq")
     code = (
-        "import sys, numpy as np; from tinydigits.integer import load;"
-        f"print(load({str(tmp_path / 'model.tdq')!r}).logits(np.zeros((1, 28, 28), np.uint8)));"
+        "import sys, numpy as np; from tinydigits.quant.tdq import load_quantized;"
+        f"network = load_quantized({str(tmp_path / 'model.tdq')!r});"
+        "print(network.logits(np.zeros((1, 28, 28), np.uint8)));"
         "sys.exit('torch' in sys.modules)"
     )
     times = []

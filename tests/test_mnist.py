@@ -25,12 +25,12 @@ from conftest import Outcome, need_tool, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinydigits import Failure, Misuse, load_mnist
+from tinydigits import Failure, UsageError, load_mnist
 from tinydigits.data import formats
 from tinydigits.data import mnist as source
 from tinydigits.data.formats import IDX_FILES, to_idx
 from tinydigits.data.mnist import Mnist, cache_folder, find_files, held_out
-from tinydigits.layers import MEAN, STD
+from tinydigits.network.architecture import MEAN, STD
 
 # ------------------------------------------------------------------------------- the real data
 
@@ -337,9 +337,9 @@ def test_idx_files_are_found_under_the_names_that_people_have(
     cache: Path, tmp_path: Path, inner: str, case: str, dot: bool, gzipped: bool, boxed: bool
 ):
     for name, raw in SMALL.items():
-        spelt = CASES[case](name.replace("-idx", ".idx") if dot else name)
-        folder = tmp_path / "mine" / inner / (spelt if boxed else ".")
-        put(folder, {spelt + ".gz" * gzipped: gzip.compress(raw) if gzipped else raw})
+        spelled = CASES[case](name.replace("-idx", ".idx") if dot else name)
+        folder = tmp_path / "mine" / inner / (spelled if boxed else ".")
+        put(folder, {spelled + ".gz" * gzipped: gzip.compress(raw) if gzipped else raw})
     assert found_in(tmp_path / "mine") == SMALL
 
 
@@ -447,7 +447,7 @@ def test_load_mnist_parses_what_was_found(cache: Path, tmp_path: Path):
 
 
 def test_users_folder_that_is_none_is_named(cache: Path, tmp_path: Path):
-    with pytest.raises(Misuse, match=f"{tmp_path / 'nowhere'} is not a folder"):
+    with pytest.raises(UsageError, match=f"{tmp_path / 'nowhere'} is not a folder"):
         find_files(tmp_path / "nowhere")
 
 
@@ -471,9 +471,9 @@ def test_what_the_users_folder_lacks_is_named_and_taken_from_nowhere_else(
     other_copies: None, tmp_path: Path, names: tuple[str, ...]
 ):
     mine = put(tmp_path / "mine", {name: SMALL[name] for name in names})
-    with pytest.raises(Misuse) as misuse:
+    with pytest.raises(UsageError) as usage_error:
         find_files(mine)
-    said = str(misuse.value)
+    said = str(usage_error.value)
     lacking = ", ".join(name for name in SMALL if name not in names)
     assert f"The data folder {mine} lacks {lacking}. Put there {formats.FORMS}" in said
     assert "\n" not in said
@@ -484,7 +484,7 @@ def test_half_of_the_tables_is_half_of_mnist(other_copies: None, tmp_path: Path,
     name, ours = f"mnist_{part}.csv", {"train": "train", "test": "t10k"}[part]
     mine = put(tmp_path / "mine", {name: csv(VALUES, ours)})
     lacking = ", ".join(name for name in SMALL if not name.startswith(ours))
-    with pytest.raises(Misuse, match=f"{mine} lacks {lacking}"):
+    with pytest.raises(UsageError, match=f"{mine} lacks {lacking}"):
         find_files(mine)
 
 
@@ -494,7 +494,7 @@ def refusal(folder: Path, *paths: Path) -> str:
     with pytest.raises(Failure) as failure:
         find_files(folder)
     said = str(failure.value)
-    assert not isinstance(failure.value, Misuse)
+    assert not isinstance(failure.value, UsageError)
     assert "\n" not in said
     assert all(f"{path} " in said for path in paths)
     assert {path: path.read_bytes() for path in paths} == before
@@ -684,8 +684,8 @@ def test_edited_file_is_refused_or_holds_the_same_digits(form: str, edits: list[
 
 
 @pytest.mark.parametrize("what", ["~nosuchuser", "~nosuchuser/mnist"])
-def test_home_that_nobody_knows_is_a_misuse(other_copies: None, what: str):
-    with pytest.raises(Misuse, match=f"~nosuchuser in {what} is: write the path in full"):
+def test_home_that_nobody_knows_is_a_usage_error(other_copies: None, what: str):
+    with pytest.raises(UsageError, match=f"~nosuchuser in {what} is: write the path in full"):
         find_files(what)
 
 

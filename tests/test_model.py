@@ -19,23 +19,23 @@ from torch import nn
 
 from tinydigits import (
     Failure,
-    Misuse,
     Mnist,
     Network,
+    UsageError,
     build_model,
     evaluate,
     load_model,
-    normalise,
+    normalize,
     preset,
-    summarise,
+    summarize,
 )
-from tinydigits.config import PRESETS
 from tinydigits.files import read_json
-from tinydigits.layers import DIGITS, MEAN, STD, plan
-from tinydigits.machine import processor_name
-from tinydigits.model import count_parameters, model_bytes, save_model
-from tinydigits.modelfile import SHIPPED as SHIPPED_FOLDER
-from tinydigits.modelfile import Description, find_model, parse_header, read_model_file
+from tinydigits.network.architecture import DIGITS, MEAN, STD, plan
+from tinydigits.network.checkpoint import SHIPPED as SHIPPED_FOLDER
+from tinydigits.network.checkpoint import Description, find_model, parse_header, read_model_file
+from tinydigits.network.model import count_parameters, model_bytes, save_model
+from tinydigits.training.hardware import processor_name
+from tinydigits.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,17 +146,17 @@ def test_again_applies_the_same_weights_and_its_own_batch_norm():
 # ------------------------------------------------------------------------------- how it is called
 
 
-def test_raw_pixels_are_normalised_by_the_network():
+def test_raw_pixels_are_normalized_by_the_network():
     model = shaken(Network(REPEATING, mean=0.5, std=0.25))
     images = torch.from_numpy(raw_images(5))
-    expected = model(normalise(images, 0.5, 0.25))
+    expected = model(normalize(images, 0.5, 0.25))
     assert torch.equal(model(images), expected)
     assert torch.equal(model(images[:, None]), expected)
-    assert not torch.allclose(model(normalise(images)), expected)
+    assert not torch.allclose(model(normalize(images)), expected)
 
 
-def test_normalised_pixels_have_the_mean_and_deviation_of_the_training_digits(mnist: Mnist):
-    pixels = normalise(torch.from_numpy(mnist.train_images[:10_000]))
+def test_normalized_pixels_have_the_mean_and_deviation_of_the_training_digits(mnist: Mnist):
+    pixels = normalize(torch.from_numpy(mnist.train_images[:10_000]))
     assert pixels.shape == (10_000, 1, 28, 28)
     assert pixels.mean().abs() < 0.01
     assert (pixels.std() - 1).abs() < 0.01
@@ -185,7 +185,7 @@ class Witness(Network):
 def test_log_probs_are_those_of_the_network_in_eval_mode(batch_size: int):
     model = Network(("conv3:2",), dropout=0.5).train()
     images = raw_images(7)
-    expected = copy.deepcopy(model).eval()(normalise(torch.from_numpy(images))).detach().numpy()
+    expected = copy.deepcopy(model).eval()(normalize(torch.from_numpy(images))).detach().numpy()
     log_probs = model.log_probs(images, batch_size)
     assert (log_probs.dtype, log_probs.shape) == (np.float32, (7, 10))
     np.testing.assert_allclose(log_probs, expected, atol=1e-6)
@@ -239,7 +239,7 @@ def test_weights_do_not_change():
     ids=lambda images: f"{images.dtype} {images.shape}",
 )
 def test_images_of_another_kind_are_refused(images: np.ndarray):
-    with pytest.raises(Misuse, match=r"The network reads uint8 \(N, 28, 28\), not "):
+    with pytest.raises(UsageError, match=r"The network reads uint8 \(N, 28, 28\), not "):
         Network(("conv3:2",)).log_probs(images)
 
 
@@ -264,13 +264,13 @@ def test_repeated_weights_are_counted_once_and_trained_by_every_use():
     assert stages["again"].parameters == 4
     assert stages["again"].macs == (9 * 4 + 4 * 4) * 8 * 8  # of the last again
     model = shaken(Network(REPEATING))
-    twin = copy.deepcopy(model)  # as the running average makes one
+    copied = copy.deepcopy(model)  # as the running average makes one
     with torch.no_grad():
-        twin.get_parameter("features.1.0.0.weight").zero_()
+        copied.get_parameter("features.1.0.0.weight").zero_()
     x = torch.randn(2, 1, 28, 28)
-    assert not torch.equal(model(x), twin(x))
-    _, _, _, *activations = twin.activations(x)
-    for block, out in zip(twin.features[3:], activations, strict=True):
+    assert not torch.equal(model(x), copied(x))
+    _, _, _, *activations = copied.activations(x)
+    for block, out in zip(copied.features[3:], activations, strict=True):
         torch.testing.assert_close(out, block(torch.zeros_like(out)))  # only the shift is left
 
 
@@ -320,7 +320,7 @@ def test_torch_fx_traces_a_network_without_shared_weights():
     model, images = load_model("classic"), torch.from_numpy(raw_images(3))
     traced = torch.fx.symbolic_trace(model)
     assert torch.equal(traced(images), model(images))
-    assert torch.equal(traced(normalise(images)), model(images))
+    assert torch.equal(traced(normalize(images)), model(images))
 
 
 @pytest.mark.parametrize(
@@ -328,18 +328,18 @@ def test_torch_fx_traces_a_network_without_shared_weights():
 )
 def test_torch_fx_is_refused_a_network_with_shared_weights(name: str):
     with pytest.raises(
-        Misuse, match=r"^torch\.fx, and PyTorch's quantiser with it, folds"
+        UsageError, match=r"^torch\.fx, and PyTorch's quantizer with it, folds"
     ) as refusal:
         torch.fx.symbolic_trace(load_model(name))
     assert str(refusal.value).count("\n") == 0
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_pytorchs_quantiser_is_refused_a_network_with_shared_weights():
+def test_pytorchs_quantizer_is_refused_a_network_with_shared_weights():
     from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
 
     images = (torch.from_numpy(raw_images(3)),)
-    with pytest.raises(Misuse, match=r"tinydigits\.quantize for integers"):
+    with pytest.raises(UsageError, match=r"tinydigits\.quantize for integers"):
         quantize_fx.prepare_fx(load_model("tiny2k"), get_default_qconfig_mapping(), images)
 
 
@@ -396,12 +396,12 @@ def test_saving_again_gives_the_same_bytes(saved, tmp_path):
 
 
 def test_missing_model_is_named(tmp_path):
-    with pytest.raises(Misuse, match=r"There is no model .*nowhere"):
+    with pytest.raises(UsageError, match=r"There is no model .*nowhere"):
         load_model(tmp_path / "nowhere")
 
 
 def test_unfinished_run_is_told_how_to_finish(tmp_path):
-    with pytest.raises(Misuse, match="tinydigits train --resume"):
+    with pytest.raises(UsageError, match="tinydigits train --resume"):
         load_model(tmp_path)
 
 
@@ -462,7 +462,7 @@ def test_the_header_is_one_json_value_that_says_all_that_the_weights_do_not(tmp_
     }
 
 
-def test_names_of_classes_and_normalisation_go_with_the_model(tmp_path: Path):
+def test_names_of_classes_and_normalization_go_with_the_model(tmp_path: Path):
     path = tmp_path / "insects.safetensors"
     model = shaken(Network(("conv3:2", "pool"), 0.1, NAMES, mean=0.25, std=0.5))
     save_model(path, model)
@@ -473,9 +473,9 @@ def test_names_of_classes_and_normalisation_go_with_the_model(tmp_path: Path):
     result = evaluate(loaded, images, [0, 1, 2, 0, 1, 2])
     assert result.class_names == NAMES
     assert result.log_probs.shape == (6, 3)
-    with pytest.raises(Misuse, match="from 0 to 2"):
+    with pytest.raises(UsageError, match="from 0 to 2"):
         evaluate(loaded, images, [0, 1, 2, 3, 1, 2])
-    assert summarise(path) == summarise(loaded) == plan(("conv3:2", "pool"), 3)
+    assert summarize(path) == summarize(loaded) == plan(("conv3:2", "pool"), 3)
 
 
 @pytest.mark.parametrize(
@@ -490,14 +490,14 @@ def test_names_of_classes_and_normalisation_go_with_the_model(tmp_path: Path):
     ],
 )
 def test_classes_that_no_network_has_are_not_saved(tmp_path: Path, names: Any, message: str):
-    with pytest.raises(Misuse, match=message):
+    with pytest.raises(UsageError, match=message):
         save_model(tmp_path / "m.safetensors", Network(("conv3:2",), class_names=names))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change", [{"mean": float("nan")}, {"std": 0.0}, {"std": -1.0}])
-def test_a_normalisation_that_is_none_is_not_saved(tmp_path: Path, change: dict[str, Any]):
-    with pytest.raises(Misuse, match=r"normalisation|std must be above 0"):
+def test_a_normalization_that_is_none_is_not_saved(tmp_path: Path, change: dict[str, Any]):
+    with pytest.raises(UsageError, match=r"normalization|std must be above 0"):
         save_model(tmp_path / "m.safetensors", Network(("conv3:2",), **change))
     assert list(tmp_path.iterdir()) == []
 
@@ -536,7 +536,7 @@ def test_any_header_describes_a_network_or_is_damaged(values: dict[str, Any]):
 def test_a_damaged_header_is_one_sentence(tmp_path: Path, header: str):
     path = tmp_path / "m.safetensors"
     save_file({"classes.weight": np.zeros((10, 9, 1, 1), np.float32)}, path, {"tinydigits": header})
-    for read in (load_model, summarise):
+    for read in (load_model, summarize):
         with pytest.raises(Failure, match=r"The header of .*m\.safetensors names no network"):
             read(path)
 
@@ -594,8 +594,8 @@ def test_classic_reads_raw_digits(mnist: Mnist, every: int, accuracy: float):
     images, labels = (torch.from_numpy(part[::every]) for part in mnist[2:])
     model = load_model("classic")
     with torch.no_grad():
-        guesses = torch.cat([model(part).argmax(1) for part in images.split(1000)])
-    assert round(100 * (guesses == labels).double().mean().item(), 1) == accuracy
+        predictions = torch.cat([model(part).argmax(1) for part in images.split(1000)])
+    assert round(100 * (predictions == labels).double().mean().item(), 1) == accuracy
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -621,4 +621,4 @@ def test_a_folder_with_the_name_of_a_preset_goes_first(tmp_path: Path, monkeypat
     assert load_model("tiny1k").layers == preset("tiny1k").layers
     monkeypatch.chdir(tmp_path)
     assert load_model("tiny1k").layers == REPEATING
-    assert summarise("tiny1k") == plan(REPEATING)
+    assert summarize("tiny1k") == plan(REPEATING)

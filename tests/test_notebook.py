@@ -12,8 +12,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tinydigits import evaluation, model, preset, training
-from tinydigits.lab import ablation
+from lab import ablation
+from tinydigits import evaluation, preset
+from tinydigits.network import model
+from tinydigits.training import loop
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "mnist.ipynb"
@@ -110,7 +112,7 @@ def test_the_committed_notebook_shows_the_present_code(committed):
     for name, code in shown.items():
         (now,) = {
             inspect.getsource(vars(module)[name])
-            for module in (model, training, evaluation)
+            for module in (model, loop, evaluation)
             if name in vars(module)
         }
         assert code == code_of(ast.parse(now)), name
@@ -135,7 +137,8 @@ def test_the_notebook_runs_from_top_to_bottom(committed, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYDIGITS_QUICK", "1")
     (tmp_path / "notebooks").mkdir()
     copy = Path(shutil.copy(NOTEBOOK, tmp_path / "notebooks"))
-    shutil.copytree(NOTEBOOK.parents[1] / "results", tmp_path / "results")
+    for folder in ("results", "lab"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     notebook = nbformat.read(copy, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":

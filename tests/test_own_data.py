@@ -18,31 +18,29 @@ import torch
 from conftest import need_tool, run
 from PIL import Image
 
+from lab.study import read_study
 from tinydigits import (
     Config,
     Failure,
-    IntegerNetwork,
-    Misuse,
     Mnist,
     Network,
-    epochs,
+    UsageError,
     evaluate,
-    load,
     load_model,
+    load_quantized,
     prepare,
     quantize,
     resume,
     runs,
-    start,
     train,
 )
-from tinydigits.config import preset
 from tinydigits.data.dataset import Dataset, DataSource, load_dataset
-from tinydigits.data.folders import gray_of
 from tinydigits.data.formats import IDX_FILES, to_idx
-from tinydigits.lab.certify import read_study
-from tinydigits.layers import DIGITS, MEAN, STD
-from tinydigits.modelfile import Description, find_model, read_description
+from tinydigits.images.preprocess import gray_of
+from tinydigits.network.architecture import DIGITS, MEAN, STD
+from tinydigits.network.checkpoint import Description, find_model, read_description
+from tinydigits.quant.tdq import from_bytes, to_bytes
+from tinydigits.training.presets import preset
 
 ROOT = Path(__file__).parents[1]
 SMALL = Config(
@@ -50,10 +48,10 @@ SMALL = Config(
     name="small",
     epochs=3,
     batch_size=16,
-    learning_rate=0.1,
+    lr=0.1,
     nesterov=True,
     rotation=5.0,
-    averaging=0.9,
+    ema_decay=0.9,
     precision="float32",
     threads=1,
 )
@@ -213,35 +211,35 @@ def cut_short(path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], type[Failure], str]] = {
-    "no folder": (shutil.rmtree, Misuse, "bars is not a folder"),
+    "no folder": (shutil.rmtree, UsageError, "bars is not a folder"),
     "empty": (
         lambda f: [shutil.rmtree(path) for path in f.iterdir()],
-        Misuse,
+        UsageError,
         "The data folder .*bars is empty: put there a subfolder of pictures for each class",
     ),
     "one class": (
         lambda f: [shutil.rmtree(f / name) for name in NAMES[1:]],
-        Misuse,
+        UsageError,
         r"bars holds only the class bar: a network tells 2 to 100 apart\.",
     ),
     "too few": (
         lambda f: (f / "bar" / "0.png").unlink(),
-        Misuse,
+        UsageError,
         "The class bar in .*bars has 9 pictures in all: at least 10 are needed",
     ),
     "empty class": (
         lambda f: [path.unlink() for path in (f / "字").iterdir()],
-        Misuse,
+        UsageError,
         "The class folder .*bars/字 is empty",
     ),
     "loose picture": (
         lambda f: shutil.copy(f / "bar" / "0.png", f / "loose.png"),
-        Misuse,
+        UsageError,
         "bars holds loose.png beside the folders of its classes",
     ),
     "nested": (
         lambda f: shutil.copytree(f / "bar", f / "字" / "more"),
-        Misuse,
+        UsageError,
         "The class folder .*bars/字 holds the folder more: ",
     ),
     "no picture": (
@@ -253,29 +251,29 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Failure], str]] = {
     "bomb": (lambda f: bomb(f / "bar" / "0.png"), Failure, "bars/bar/0.png has .* pixels"),
     "control character": (
         lambda f: (f / "bar").rename(f / "b\x1b[31m"),
-        Misuse,
+        UsageError,
         r"The class 'b\\x1b\[31m' in .*bars cannot be called that",
     ),
     "long name": (
         lambda f: (f / "bar").rename(f / ("n" * 101)),
-        Misuse,
+        UsageError,
         "a name has 1 to 100 characters",
     ),
     "same name": (
         lambda f: [
             fill(f, ("\N{LATIN SMALL LETTER A WITH DIAERESIS}", "a\N{COMBINING DIAERESIS}"))
         ],
-        Misuse,
+        UsageError,
         "bars holds two folders called ä",
     ),
     "train alone": (
         lambda f: [f.rename(f.with_name("x")), f.mkdir(), f.with_name("x").rename(f / "train")],
-        Misuse,
+        UsageError,
         "bars holds train alone: add the other one",
     ),
     "more than train and test": (
         lambda f: [fill(f / "train"), fill(f / "test")],
-        Misuse,
+        UsageError,
         "bars holds .* beside test and train: move it away",
     ),
     "a class that is not tested": (
@@ -283,7 +281,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[Failure], str]] = {
             *(shutil.rmtree(f / name) for name in NAMES),
             *(fill(f / "train"), fill(f / "test", NAMES[:2])),
         ],
-        Misuse,
+        UsageError,
         "The class 字 in .*bars has 0 pictures to test on: at least 1 is needed",
     ),
     "all alike": (
@@ -316,12 +314,14 @@ def test_class_imbalance_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_more_than_100_classes_are_too_many(tmp_path: Path):
-    with pytest.raises(Misuse, match="holds 101 classes: a network tells 2 to 100 apart"):
+    with pytest.raises(UsageError, match="holds 101 classes: a network tells 2 to 100 apart"):
         loaded(fill(tmp_path, tuple(map(str, range(101))), each=1))
 
 
 def test_mnist_is_a_name_that_only_mnist_has(tmp_path: Path):
-    with pytest.raises(Misuse, match=r"cannot be called 'mnist': give them a name .* by --dataset"):
+    with pytest.raises(
+        UsageError, match=r"cannot be called 'mnist': give them a name .* by --dataset"
+    ):
         loaded(fill(tmp_path / "mnist"))
     assert loaded(tmp_path / "mnist", dataset="PNGs of digits").name == "PNGs of digits"
 
@@ -337,7 +337,7 @@ def test_mnist_is_a_name_that_only_mnist_has(tmp_path: Path):
     ],
 )
 def test_impossible_options_are_refused(fields: dict[str, Any], says: str):
-    with pytest.raises(Misuse, match=says):
+    with pytest.raises(UsageError, match=says):
         dataclasses.replace(SMALL, **fields)
 
 
@@ -395,7 +395,7 @@ def test_without_a_name_they_pass_for_damaged_mnist(tmp_path: Path, write: Any):
 def test_an_npz_of_another_name_needs_one_too(tmp_path: Path):
     as_npz(tmp_path)
     for place in (tmp_path, tmp_path / "mine.npz"):
-        with pytest.raises(Misuse, match="--dataset"):
+        with pytest.raises(UsageError, match="--dataset"):
             loaded(place)
 
 
@@ -418,7 +418,7 @@ def test_other_sizes_and_missing_parts_are_told(tmp_path: Path):
     with pytest.raises(Failure, match=r"are \(60, 32, 32\), not \(N, 28, 28\)"):
         loaded(tmp_path, dataset="Large")
     (tmp_path / f"{name}.gz").unlink()
-    with pytest.raises(Misuse, match=f"lacks {name}"):
+    with pytest.raises(UsageError, match=f"lacks {name}"):
         loaded(tmp_path, dataset="Large")
 
 
@@ -436,12 +436,12 @@ def trained(folder: Path, tmp_path: Path, undrawn: None) -> Path:
     return tmp_path / "run"
 
 
-def test_a_model_knows_its_classes_and_its_normalisation(folder: Path, trained: Path):
+def test_a_model_knows_its_classes_and_its_normalization(folder: Path, trained: Path):
     own = loaded(folder)
     description = read_description(trained / "model.safetensors")
     assert description.class_names == own.class_names
     assert (description.mean, description.std) == (own.mean, own.std)
-    network, integers = load_model(trained), load(trained)
+    network, integers = load_model(trained), load_quantized(trained)
     assert integers.class_names == own.class_names
     result = evaluate(network, own.test_images, own.test_labels)
     summary = json.loads((trained / "summary.json").read_text())
@@ -453,9 +453,9 @@ def test_a_model_knows_its_classes_and_its_normalisation(folder: Path, trained: 
     assert summary["parameters"] == sum(p.numel() for p in network.parameters())
 
 
-def test_what_is_learned_is_normalised_with_its_own_mean(folder: Path):
+def test_what_is_learned_is_normalized_with_its_own_mean(folder: Path):
     own = loaded(folder)
-    run = start(dataclasses.replace(SMALL, data=folder, out=folder.parent / "run"))
+    run = runs.start(dataclasses.replace(SMALL, data=folder, out=folder.parent / "run"))
     images, _ = run.train_digits[list(range(24))]
     expected = (own.train_images / 255 - own.mean) / own.std
     np.testing.assert_allclose(images[:, 0].numpy(), expected, atol=1e-5)
@@ -463,7 +463,7 @@ def test_what_is_learned_is_normalised_with_its_own_mean(folder: Path):
 
 def test_a_stopped_run_goes_on_to_the_same_bits(folder: Path, trained: Path):
     stopped = trained.with_name("stopped")
-    next(epochs(start(dataclasses.replace(SMALL, data=folder, out=stopped))))
+    next(runs.epochs(runs.start(dataclasses.replace(SMALL, data=folder, out=stopped))))
     runs.complete(resume(stopped))
     for name in ("model.safetensors", "model.tdq"):
         assert (stopped / name).read_bytes() == (trained / name).read_bytes()
@@ -481,11 +481,11 @@ def test_a_run_does_not_go_on_with_other_data(folder: Path, trained: Path, comma
 
 def test_a_run_starts_from_a_network_but_for_other_classes(folder: Path, trained: Path):
     config = dataclasses.replace(SMALL, data=folder, init=str(trained), seed=3)
-    same = start(dataclasses.replace(config, out=folder.parent / "same"))
+    same = runs.start(dataclasses.replace(config, out=folder.parent / "same"))
     before = load_model(trained).state_dict()
     torch.testing.assert_close(dict(same.model.state_dict()), dict(before), atol=0, rtol=0)
     shutil.copytree(folder / "bar", folder / "another")
-    other = start(dataclasses.replace(config, out=folder.parent / "other")).model.state_dict()
+    other = runs.start(dataclasses.replace(config, out=folder.parent / "other")).model.state_dict()
     assert other["classes.weight"].shape == (4, 6, 1, 1)
     for name in before.keys() - {"classes.weight"}:
         torch.testing.assert_close(other[name], before[name], atol=0, rtol=0)
@@ -495,7 +495,7 @@ def test_a_run_goes_on_without_what_it_started_from(folder: Path, trained: Path)
     config = dataclasses.replace(SMALL, data=folder, init=str(trained))
     whole = train(dataclasses.replace(config, out=folder.parent / "whole"))
     stopped = folder.parent / "stopped"
-    next(epochs(start(dataclasses.replace(config, out=stopped))))
+    next(runs.epochs(runs.start(dataclasses.replace(config, out=stopped))))
     trained.rename(folder.parent / "gone")
     assert whole.folder is not None
     runs.complete(resume(stopped))
@@ -504,8 +504,12 @@ def test_a_run_goes_on_without_what_it_started_from(folder: Path, trained: Path)
 
 
 def test_a_network_of_other_layers_is_no_start(folder: Path):
-    with pytest.raises(Misuse, match=r"init: tiny1k has the layers conv3:7 .*choose the preset"):
-        start(dataclasses.replace(SMALL, data=folder, init="tiny1k", out=folder.parent / "run"))
+    with pytest.raises(
+        UsageError, match=r"init: tiny1k has the layers conv3:7 .*choose the preset"
+    ):
+        runs.start(
+            dataclasses.replace(SMALL, data=folder, init="tiny1k", out=folder.parent / "run")
+        )
 
 
 def test_the_layers_of_init_are_the_default(folder: Path, command: Any, monkeypatch: Any):
@@ -578,7 +582,7 @@ def test_a_network_too_wide_for_integers_ends_in_a_model_all_the_same(
     folder: Path, tmp_path: Path, undrawn: None, monkeypatch: Any, capsys: Any
 ):
     def refuse(*_: Any) -> None:
-        raise Misuse("The sums of conv3:6 can leave 32 bits.")
+        raise UsageError("The sums of conv3:6 can leave 32 bits.")
 
     monkeypatch.setattr("tinydigits.runs.quantize", refuse)
     train(dataclasses.replace(SMALL, epochs=1, data=folder, out=tmp_path / "run"))
@@ -590,7 +594,7 @@ def test_a_hundred_long_names_go_into_a_file_and_out_again():
     names = tuple(f"{i:02}" + 98 * "\N{LINEAR B SYLLABLE B008 A}" for i in range(100))
     network = Network(("pool", "conv3:4"), class_names=names)
     integers = quantize(network, np.zeros((1, 28, 28), np.uint8))
-    assert IntegerNetwork.from_bytes(integers.to_bytes()).class_names == names
+    assert from_bytes(to_bytes(integers)).class_names == names
 
 
 def test_summary_names_the_classes(trained: Path, command: Any):
@@ -620,7 +624,7 @@ def test_train_says_what_it_reached_and_no_verdict(folder: Path, tmp_path: Path,
 
 def test_no_terminal_is_told_what_to_do_by_a_model():
     for name in ("\x1b[2J", "a\nb", "\ud800"):
-        with pytest.raises(Misuse, match="no control characters"):
+        with pytest.raises(UsageError, match="no control characters"):
             Description(("conv3:2",), ("a", name))
 
 
@@ -639,10 +643,14 @@ def test_the_name_says_whether_data_are_mnist(mnist: Mnist, folder: Path):
 def test_a_network_is_of_mnist_by_its_classes_and_its_normalization(folder: Path, trained: Path):
     for name in ("model.safetensors", "model.tdq"):
         network = trained / name
-        of = load(network).description if name.endswith(".tdq") else read_description(network)
+        of = (
+            load_quantized(network).description
+            if name.endswith(".tdq")
+            else read_description(network)
+        )
         assert not of.of_mnist
     assert read_description(find_model("tiny1k")).of_mnist
-    assert load("tiny1k").description.of_mnist
+    assert load_quantized("tiny1k").description.of_mnist
     assert not Description(("conv3:2",), mean=0.13066, std=STD).of_mnist
     assert not Description(("conv3:2",), (*DIGITS, "none")).of_mnist
 
@@ -714,11 +722,11 @@ def test_the_program_in_c_and_the_page_say_any_name(folder: Path, trained: Path,
         need_tool(tool)
     typed(tmp_path, "tinydigits export run --to c --out c && make -s -C c")
     typed(tmp_path, "tinydigits export run --to wasm --out page")
-    integers = load(trained)
+    integers = load_quantized(trained)
     for picture in folder.glob("*/0.png"):
         Image.open(picture).save(tmp_path / "one.pgm")
-        guess = integers.logits(prepare(np.asarray(Image.open(picture)))[None]).argmax()
-        assert typed(tmp_path, "c/digit one.pgm") == f"{integers.class_names[guess]}\n"
+        prediction = integers.logits(prepare(np.asarray(Image.open(picture)))[None]).argmax()
+        assert typed(tmp_path, "c/digit one.pgm") == f"{integers.class_names[prediction]}\n"
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert "Draw one of these: &lt;b&gt;ö &amp; $x$, bar, 字;" in page
 
@@ -762,7 +770,7 @@ def test_clothes_are_learned_as_well(fashion: Path, tmp_path: Path):
 
 
 def test_tiny20k_learns_fashion_mnist_to_over_90_percent():
-    """What `tinydigits lab fashion` measured."""
+    """What `python -m lab fashion` measured."""
     study = read_study(ROOT / "results" / "fashion.json", least=3)
     assert study["preset"] == "tiny20k"
     assert study["config"]["layers"] == [*preset("tiny20k").layers]

@@ -16,13 +16,17 @@ import pytest
 from conftest import Outcome
 from PIL import Image, ImageDraw, ImageFont
 
+from lab.pages import KINDS, compose_page, score
+from lab.pictures import moved, summed, verdicts
+from lab.rejector import train_rejector
 from tinydigits import Failure, evaluate, read
 from tinydigits.data.mnist import Mnist
 from tinydigits.files import read_json
-from tinydigits.ink import lines_of
-from tinydigits.lab.judge import train_judge
-from tinydigits.lab.pictures import KINDS, compose_page, moved, score, summed, verdicts
-from tinydigits.pictures import LARGEST, LINE, Reading, load, register_heif, text_of
+from tinydigits.images.decode import LARGEST, register_heif
+from tinydigits.quant.tdq import load_quantized
+from tinydigits.reader.output import text_of
+from tinydigits.reader.recognize import REJECTION_THRESHOLD, Reading
+from tinydigits.reader.text_lines import lines_of
 
 PICTURES = Path(__file__).parent / "pictures"
 RESULTS = Path(__file__).parents[1] / "results"
@@ -31,7 +35,7 @@ DRAWN = sorted(path.name for path in PICTURES.iterdir() if "-" in path.stem)
 
 @pytest.fixture(scope="session")
 def seven(mnist: Mnist) -> Image.Image:
-    """A 7 on grey paper, dark on light, as a picture of 84 x 84 pixels."""
+    """A 7 on gray paper, dark on light, as a picture of 84 x 84 pixels."""
     image = mnist.test_images[0]
     assert mnist.test_labels[0] == 7
     paper = 230 - image * (200 / 255)
@@ -101,14 +105,14 @@ def test_reads_every_format(kind: str, seven: Image.Image, tmp_path: Path) -> No
     assert the_digit(tmp_path / "7") == 7
 
 
-@pytest.mark.parametrize("colour", [(255, 255, 255), (250, 220, 90), (0, 0, 0), (30, 90, 200)])
+@pytest.mark.parametrize("color", [(255, 255, 255), (250, 220, 90), (0, 0, 0), (30, 90, 200)])
 @pytest.mark.parametrize("hidden", [0, 255])
 def test_what_is_under_full_transparency_does_not_matter(
-    colour: tuple[int, ...], hidden: int, mnist: Mnist
+    color: tuple[int, ...], hidden: int, mnist: Mnist
 ) -> None:
     opacity = np.asarray(Image.fromarray(mnist.test_images[0]).resize((84, 84)))
     pixels = np.full((84, 84, 4), hidden, np.uint8)
-    pixels[opacity > 0, :3] = colour
+    pixels[opacity > 0, :3] = color
     pixels[:, :, 3] = opacity
     assert the_digit(pixels) == 7
 
@@ -170,19 +174,19 @@ def test_reads_composed_pages(kind: int, pages: int, mnist: Mnist) -> None:
 
 @pytest.mark.parametrize("count", [8, pytest.param(300, marks=pytest.mark.slow)])
 def test_moved_digits_keep_their_answer(count: int, mnist: Mnist) -> None:
-    network = load("tiny20k")
+    network = load_quantized("tiny20k")
     lost = 0
     for k in range(count):
         picture = moved(np.random.default_rng(k), mnist.test_images[k])
-        guesses = [int(reading.probabilities.argmax()) for reading in read(picture, network)]
-        lost += guesses != [int(network.log_probs(mnist.test_images[k : k + 1]).argmax())]
+        predictions = [int(reading.probabilities.argmax()) for reading in read(picture, network)]
+        lost += predictions != [int(network.log_probs(mnist.test_images[k : k + 1]).argmax())]
     assert lost <= 1
 
 
-# ----------------------------------------------------------------------------------- judge
+# -------------------------------------------------------------------------------- rejector
 
 
-def test_a_lower_line_reads_more_and_a_higher_one_less(seven: Image.Image) -> None:
+def test_a_lower_threshold_reads_more_and_a_higher_one_less(seven: Image.Image) -> None:
     letters = PICTURES / "letters-none.png"
     assert lines_in(read(letters)) == "none"
     assert lines_in(read(letters, min_confidence=0)) != "none"
@@ -194,11 +198,11 @@ def test_probabilities_lack_what_speaks_against_a_digit(seven: Image.Image) -> N
     assert reading.confidence == reading.probabilities.max() > 0.9
     assert 0.9 < reading.probabilities.sum() <= 1 + 1e-6
     for reading in read(PICTURES / "letters-none.png"):
-        assert reading.probabilities.sum() < LINE
+        assert reading.probabilities.sum() < REJECTION_THRESHOLD
 
 
-def test_the_line_is_what_was_measured() -> None:
-    assert read_json(RESULTS / "judge.json")["line"] == LINE
+def test_the_rejection_threshold_is_what_was_measured() -> None:
+    assert read_json(RESULTS / "rejector.json")["rejection_threshold"] == REJECTION_THRESHOLD
 
 
 def test_what_is_required_was_measured() -> None:
@@ -297,7 +301,7 @@ def test_draws_what_it_read_and_what_it_saw(
     assert command("predict", name, "--annotate", annotated, "--show", shown).exit_code == 0
     with Image.open(annotated) as image, Image.open(name) as original:
         assert image.size == original.size
-        assert np.ptp(np.asarray(image).astype(int), axis=2).max() > 60  # colour on grey
+        assert np.ptp(np.asarray(image).astype(int), axis=2).max() > 60  # color on gray
     with Image.open(shown) as image:
         assert image.size == (5 * 30 * 4, 3 * 30 * 4)
 
@@ -322,7 +326,7 @@ def test_reads_standard_input(monkeypatch: pytest.MonkeyPatch, seven: Image.Imag
         ("exif-6.jpg", "pale-2.jpg", "--show", "a.png"),
     ],
 )
-def test_misuse_is_one_sentence(
+def test_usage_error_is_one_sentence(
     words: tuple[str, ...], command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(PICTURES)
@@ -361,7 +365,7 @@ def test_reads_any_size(shape: tuple[int, int], fill: str) -> None:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG of one grey level whose header names any size; the pixels are a few bytes."""
+    """A PNG of one gray level whose header names any size; the pixels are a few bytes."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + content))
@@ -434,7 +438,7 @@ def damaged(rng: np.random.Generator, whole: bytes) -> bytes:
 
 def survive(rounds: int, tmp_path: Path) -> int:
     """Read damaged files of every format; how many were read or refused in a sentence."""
-    network = load("tiny20k")
+    network = load_quantized("tiny20k")
     path = tmp_path / "damaged"
     files = 0
     for kind, whole in every_format().items():
@@ -458,7 +462,7 @@ def test_survives_thousands_of_damaged_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_judge_learns_to_tell_digits_from_what_is_none() -> None:
-    network, images, labels = train_judge(count=1500, epochs=2)
+def test_a_rejector_learns_to_tell_digits_from_what_is_none() -> None:
+    network, images, labels = train_rejector(count=1500, epochs=2)
     assert network.class_names == ("digit", "none")
     assert evaluate(network, images, labels).accuracy > 80

@@ -14,33 +14,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tinydigits import Misuse, evaluate, load_model, preparation, prepare
-from tinydigits.config import PRESETS
+from lab import engines
+from tinydigits import UsageError, evaluate, load_model, prepare
 from tinydigits.data.mnist import Mnist
-from tinydigits.lab import parity
+from tinydigits.images import preprocess
+from tinydigits.training.presets import PRESETS
 
-HEADER = (parity.ENGINE / "tinydigits.h").read_text()
+HEADER = (engines.ENGINE / "tinydigits.h").read_text()
 SCRATCH = int(re.findall(r"PREPARE_SCRATCH (\d+)", HEADER)[0])
 PREPARED, NO_INK, BAD_SIDE = 0, 1, 2
 
 Prepare = Callable[..., tuple[int, np.ndarray]]
 
 
-@pytest.fixture(scope="module", params=parity.COMPILERS)
+@pytest.fixture(scope="module", params=engines.COMPILERS)
 def in_c(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepare:
     """`tinydigits_prepare` of a native build: from a crop to the code and the image."""
     need_tool(request.param)
-    library = parity.build_native(request.param, tmp_path_factory.mktemp("prepare"))
-    engine = parity.open_native(library)
+    library = engines.build_native(request.param, tmp_path_factory.mktemp("prepare"))
+    engine = engines.open_native(library)
 
-    def call(grey: np.ndarray, paper: int | None = None) -> tuple[int, np.ndarray]:
-        grey = np.ascontiguousarray(grey)
-        height, width = grey.shape
+    def call(gray: np.ndarray, paper: int | None = None) -> tuple[int, np.ndarray]:
+        gray = np.ascontiguousarray(gray)
+        height, width = gray.shape
         # Neither the image nor the scratch is clean when a program calls.
         image = np.full((28, 28), 77, np.uint8)
         scratch = np.full(SCRATCH // 4, 0xDEADBEEF, np.uint32)
         code = engine.tinydigits_prepare(
-            *(grey.ctypes.data, width, height, -1 if paper is None else paper),
+            *(gray.ctypes.data, width, height, -1 if paper is None else paper),
             *(image.ctypes.data, scratch.ctypes.data),
         )
         return code, image
@@ -49,7 +50,7 @@ def in_c(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def spoil(images: np.ndarray, contrast: float, paper: float, sigma: float = 0) -> np.ndarray:
-    """The digits on grey paper, pale or inverted, under noise of `sigma` grey levels."""
+    """The digits on gray paper, pale or inverted, under noise of `sigma` gray levels."""
     noise = np.random.default_rng(3).normal(0, sigma, images.shape)
     return np.rint(paper + float(contrast) * images + noise).clip(0, 255).astype(np.uint8)
 
@@ -57,20 +58,20 @@ def spoil(images: np.ndarray, contrast: float, paper: float, sigma: float = 0) -
 def random_crop(rng: np.random.Generator) -> np.ndarray:
     """A crop of one of many kinds: noise, two levels, few levels, a block, a gradient."""
     shape = tuple(int(side) for side in np.exp(rng.uniform(0, 4.5, 2)))
-    grey = rng.integers(0, 256, shape)
+    gray = rng.integers(0, 256, shape)
     kind = rng.integers(5)
     if kind == 1:
-        grey = np.where(rng.random(shape) < rng.random() ** 2, grey, rng.integers(256))
+        gray = np.where(rng.random(shape) < rng.random() ** 2, gray, rng.integers(256))
     elif kind == 2:
-        grey = grey // rng.integers(1, 200) + rng.integers(56)
+        gray = gray // rng.integers(1, 200) + rng.integers(56)
     elif kind == 3:
-        grey = np.full(shape, rng.integers(256))
+        gray = np.full(shape, rng.integers(256))
         y, x = rng.integers(0, shape)
-        grey[y : y + rng.integers(1, 30), x : x + rng.integers(1, 30)] = rng.integers(256)
+        gray[y : y + rng.integers(1, 30), x : x + rng.integers(1, 30)] = rng.integers(256)
     elif kind == 4:
         light = np.linspace(rng.uniform(0, 255), rng.uniform(0, 255), shape[1])
-        grey = np.where(rng.random(shape) < 0.1, grey // 3, light + rng.normal(0, 5, shape))
-    return np.clip(grey, 0, 255).astype(np.uint8)
+        gray = np.where(rng.random(shape) < 0.1, gray // 3, light + rng.normal(0, 5, shape))
+    return np.clip(gray, 0, 255).astype(np.uint8)
 
 
 @given(seed=st.integers(0, 2**32 - 1), paper=st.none() | st.integers(0, 255))
@@ -94,9 +95,9 @@ def test_c_gives_the_bits_of_numpy_at_every_size(in_c: Prepare, shape: tuple[int
         np.where(rng.random(shape) < 0.01, 0, 255),  # specks, and strokes that fade
         255 * (np.indices(shape).sum(axis=0) % 2),  # sums as great as they come
     ):
-        grey = crop.astype(np.uint8)
+        gray = crop.astype(np.uint8)
         for paper in (None, 0, 255):
-            assert (in_c(grey, paper)[1] == prepare(grey, paper)).all()
+            assert (in_c(gray, paper)[1] == prepare(gray, paper)).all()
 
 
 @pytest.mark.parametrize("sigma", [0, 8])
@@ -118,12 +119,12 @@ def test_no_sum_leaves_32_bits() -> None:
     greatest = gain = 0.0
     for longer in (*range(1, 48), 205, 1023, 4095, 4096):
         for n in {*range(1, min(longer, 400) + 1), *range(1, longer + 1, 97), longer}:
-            weights = preparation._weights(n, max(1, (40 * n + longer) // (2 * longer)))
+            weights = preprocess._weights(n, max(1, (40 * n + longer) // (2 * longer)))
             assert (weights.sum(axis=0) > 0).all()
             sums = np.abs(weights).sum(axis=0)
             greatest = max(greatest, sums.max())
             gain = max(gain, (sums / weights.sum(axis=0)).max())
-    after_rows = 255 * preparation.FRACTION * gain + 1
+    after_rows = 255 * preprocess.FRACTION * gain + 1
     assert after_rows * greatest + greatest / 2 < 2**31
 
 
@@ -142,7 +143,7 @@ def test_codes(in_c: Prepare) -> None:
         assert (image == 77).all(), "untouched"
 
 
-SANITISED = """
+SANITIZED = """
 #include <stdio.h>
 #include <stdlib.h>
 #include "tinydigits.h"
@@ -152,25 +153,25 @@ int main(void)
     int head[3]; /* width, height, paper */
     while (fread(head, sizeof head, 1, stdin)) {
         size_t size = (size_t)head[0] * (size_t)head[1];
-        uint8_t *grey = malloc(size), *image = malloc(784);
+        uint8_t *gray = malloc(size), *image = malloc(784);
         void *scratch = malloc(TINYDIGITS_PREPARE_SCRATCH);
-        if (fread(grey, 1, size, stdin) != size)
+        if (fread(gray, 1, size, stdin) != size)
             return 1;
-        tinydigits_prepare(grey, head[0], head[1], head[2], image, scratch);
+        tinydigits_prepare(gray, head[0], head[1], head[2], image, scratch);
         fwrite(image, 1, 784, stdout);
-        free(grey), free(image), free(scratch);
+        free(gray), free(image), free(scratch);
     }
     return 0;
 }
 """
 
 
-def test_sanitisers_find_nothing(tmp_path: Path) -> None:
-    (tmp_path / "main.c").write_text(SANITISED)
-    parity.run(
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text(SANITIZED)
+    engines.run(
         *(need_tool("gcc"), "-std=c99", "-g", "-O1"),
         *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-        *(f"-I{parity.ENGINE}", parity.ENGINE / "prepare.c"),
+        *(f"-I{engines.ENGINE}", engines.ENGINE / "prepare.c"),
         *(tmp_path / "main.c", "-o", tmp_path / "main"),
     )
     rng = np.random.default_rng(4)
@@ -188,7 +189,7 @@ def test_filter_is_lanczos() -> None:
     rng = np.random.default_rng(5)
     for shape in [(37, 20), (8, 5), (3, 4), (19, 3), (1, 7), (61, 200), (500, 333)]:
         ink = rng.integers(100, 140, shape)
-        ours = preparation._fit(ink) / preparation.FRACTION
+        ours = preprocess._fit(ink) / preprocess.FRACTION
         theirs = Image.fromarray(ink.astype(np.uint8)).resize(
             ours.shape[::-1], Image.Resampling.LANCZOS
         )
@@ -251,7 +252,7 @@ def test_a_thin_pen_is_as_black_as_a_thick_one() -> None:
         (np.zeros((9, 9), bool), r"np.uint8\(255\) \* array"),
         (np.zeros((9, 9)), "if it goes from 0 to 1"),
         (np.zeros((9, 9), int), "int64"),
-        (np.zeros((9, 9, 3), np.uint8), "no colours"),
+        (np.zeros((9, 9, 3), np.uint8), "no colors"),
         (np.zeros((1, 9, 9), np.uint8), "one picture"),
         (np.zeros(9, np.uint8), "shape"),
         (np.zeros((0, 9), np.uint8), "1 to 4096"),
@@ -261,15 +262,15 @@ def test_a_thin_pen_is_as_black_as_a_thick_one() -> None:
         (None, "uint8 array"),
     ],
 )
-def test_misuse_of_the_picture(array: object, says: str) -> None:
-    with pytest.raises(Misuse, match=says) as error:
+def test_usage_error_of_the_picture(array: object, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as error:
         prepare(array)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("paper", [-1, 256, 0.5, True, "white", np.float64(3)])
-def test_misuse_of_the_paper(paper: object) -> None:
-    with pytest.raises(Misuse, match="grey level"):
+def test_usage_error_of_the_paper(paper: object) -> None:
+    with pytest.raises(UsageError, match="gray level"):
         prepare(np.zeros((9, 9), np.uint8), paper)  # pyright: ignore[reportArgumentType]
 
 
@@ -287,11 +288,11 @@ def test_all_digits_come_back(mnist: Mnist) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_reads_prepared_digits(mnist: Mnist, name: str) -> None:
-    """It keeps its answers, and grey paper, pale ink, inversion and noise cost next to nothing."""
+    """It keeps its answers, and gray paper, pale ink, inversion and noise cost next to nothing."""
     network, labels = load_model(name), mnist.test_labels
     plain = evaluate(network, mnist.test_images, labels)
     same = evaluate(network, prepared(mnist.test_images), labels)
-    assert (same.guesses == plain.guesses).mean() >= 0.9995
+    assert (same.predictions == plain.predictions).mean() >= 0.9995
     for contrast, paper, sigma in [
         *((1 - p, 255 * p, 0) for p in (0.1, 0.2, 0.3, 0.5)),
         *((0.5, 0, 0), (-1, 255, 0), (-0.5, 255, 0), (-0.5, 200, 5)),

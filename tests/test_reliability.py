@@ -18,8 +18,8 @@ import torch
 from conftest import TINY, TINYDIGITS, Outcome, child, run
 from safetensors.numpy import save_file
 
-from tinydigits import Config, Misuse, Mnist, build_model, runs
-from tinydigits.model import save_model
+from tinydigits import Config, Mnist, UsageError, build_model, runs
+from tinydigits.network.model import save_model
 
 slow = pytest.mark.slow
 Command = Callable[..., Outcome]
@@ -154,7 +154,7 @@ def test_resuming_sweeps_up_what_a_killed_process_left(half_run: Path, command: 
 def test_folder_that_is_being_trained_in_is_left_alone(few: Mnist, tmp_path: Path):
     config = Config(layers=("pool", "conv3:4"), epochs=2, threads=1, out=tmp_path / "run")
     started = runs.start(config)
-    with pytest.raises(Misuse, match="Another process is training"):
+    with pytest.raises(UsageError, match="Another process is training"):
         runs.resume(tmp_path / "run")
     runs.complete(started)
     assert len(runs.resume(tmp_path / "run").history) == 2
@@ -162,7 +162,7 @@ def test_folder_that_is_being_trained_in_is_left_alone(few: Mnist, tmp_path: Pat
 
 def test_checkpoint_of_other_options_is_refused(half_run: Path, command: Command):
     config = json.loads((half_run / "config.json").read_text())
-    (half_run / "config.json").write_text(json.dumps(config | {"learning_rate": 0.02}))
+    (half_run / "config.json").write_text(json.dumps(config | {"lr": 0.02}))
     outcome = command("train", "--resume", half_run)
     assert outcome.exit_code == 1
     assert "made with other options" in outcome.sentence
@@ -206,7 +206,7 @@ def test_damaged_configuration_is_named(half_run: Path, command: Command, conten
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"epochs": 0}, "epochs"), ({"colour": 1}, "colour"), ({"data": 5}, "data")],
+    [({"epochs": 0}, "epochs"), ({"color": 1}, "color"), ({"data": 5}, "data")],
 )
 def test_impossible_configuration_is_refused_by_name(
     half_run: Path, command: Command, change: dict[str, Any], name: str
@@ -323,7 +323,7 @@ def test_loss_that_is_no_number_is_one_sentence(
     few: Mnist, command: Command, tmp_path: Path, batch_size: int
 ):
     # The only step of an epoch spoils the test loss, but not the loss that came before it.
-    options = ("--learning-rate", "1e30", "--schedule", "constant", "--batch-size", batch_size)
+    options = ("--lr", "1e30", "--schedule", "constant", "--batch-size", batch_size)
     outcome = command("train", *TINY, *options, "--out", tmp_path / "run")
     assert outcome.exit_code == 1
     assert "The loss became nan in epoch 1: lower the learning rate" in outcome.sentence

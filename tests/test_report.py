@@ -17,11 +17,16 @@ from conftest import need_tool
 from playwright.sync_api import Browser, sync_playwright
 from test_figures import NAMES, make_evaluation, make_history, make_images
 
-from tinydigits import cli, figures, report, runs
-from tinydigits.config import Config, preset
+from tinydigits import cli, runs
 from tinydigits.data.mnist import Mnist
-from tinydigits.files import Failure, Misuse, write_json
-from tinydigits.model import build_model, save_model
+from tinydigits.errors import Failure, UsageError
+from tinydigits.files import write_json
+from tinydigits.network.model import save_model
+from tinydigits.report import figures, report
+from tinydigits.report.summary import SUMMARY
+from tinydigits.training.config import Config
+from tinydigits.training.loop import build_model
+from tinydigits.training.presets import preset
 
 FILES = ("report.html", "curves.png", "misclassified.png", "confusion.png", "reliability.png")
 # A browser that runs in a container and calls nobody.
@@ -166,7 +171,7 @@ def test_text_is_escaped(tmp_path: Path, undrawn: None):
 def test_without_errors_and_after_one_epoch(tmp_path: Path, undrawn: None):
     page = write(tmp_path, errors=0, epochs=1)
     assert "No digit is taken for another." in page
-    assert "all 2,000 digits are recognised" in page
+    assert "all 2,000 digits are recognized" in page
 
 
 def test_a_single_error_is_said_in_english(tmp_path: Path, undrawn: None):
@@ -199,7 +204,7 @@ def test_equal_results_give_equal_bytes(tmp_path: Path, written: dict[int, Path]
     "config",
     [
         preset("baseline"),
-        dataclasses.replace(preset("baseline"), epochs=2, validation=True, learning_rate=1e-5),
+        dataclasses.replace(preset("baseline"), epochs=2, validation=True, lr=1e-5),
         dataclasses.replace(preset("baseline"), layers=("conv3:8", "pool"), data=Path("a b/'c'")),
         make_config(),
         make_config(name="a-run.2", validation=True, momentum=0.0, precision="bfloat16"),
@@ -281,7 +286,7 @@ def test_a_summary_with_impossible_values_is_a_failure(
         runs.rewrite_report(tmp_path)
 
 
-@pytest.mark.parametrize("name", report.SUMMARY)
+@pytest.mark.parametrize("name", SUMMARY)
 def test_a_value_that_a_summary_lacks_is_named(tmp_path: Path, small_mnist: Mnist, name: str):
     path = make_run(tmp_path) / "summary.json"
     summary = json.loads(path.read_text())
@@ -295,7 +300,7 @@ def test_a_value_that_a_summary_lacks_is_named(tmp_path: Path, small_mnist: Mnis
 
 def test_all_that_the_page_reads_of_a_summary_is_checked(tmp_path: Path, undrawn: None):
     """The page may read nothing that `SUMMARY` lacks: it would fail with a traceback there."""
-    summary = {name: value for name, value in make_summary().items() if name in report.SUMMARY}
+    summary = {name: value for name, value in make_summary().items() if name in SUMMARY}
     arguments = (make_config(), summary, make_history(1), make_evaluation(3), make_images())
     report.write_report(tmp_path, *arguments)
     assert (tmp_path / "report.html").exists()
@@ -330,9 +335,9 @@ def test_classes_have_the_names_that_the_network_gives_them(tmp_path: Path, undr
     first_cells = re.findall(r"<tr><td>(\w+)</td><td>10</td>", page)
     assert first_cells == list(NAMES)
     worst = evaluation.errors()[0]
-    truth, guess = (NAMES[of[worst]] for of in (evaluation.labels, evaluation.guesses))
-    assert f"{truth} → {guess}<span>" in page
-    assert f"{truth} taken for {guess}: " in page
+    label, prediction = (NAMES[of[worst]] for of in (evaluation.labels, evaluation.predictions))
+    assert f"{label} → {prediction}<span>" in page
+    assert f"{label} taken for {prediction}: " in page
     assert "1.10 for one that gives each of the 3 classes the same" in " ".join(page.split())
 
 
@@ -344,7 +349,7 @@ def test_weights_of_another_run_are_refused(tmp_path: Path, small_mnist: Mnist):
 
 def test_a_run_that_is_not_finished_is_told_how_to_finish(tmp_path: Path):
     (make_run(tmp_path) / "model.safetensors").unlink()
-    with pytest.raises(Misuse, match="--resume"):
+    with pytest.raises(UsageError, match="--resume"):
         runs.rewrite_report(tmp_path)
 
 

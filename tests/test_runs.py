@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Outcome
 from test_training import SMALL
 
 from tinydigits import (
     Config,
     Failure,
-    Misuse,
     Mnist,
-    epochs,
+    UsageError,
     evaluate,
-    finish,
-    load,
     load_model,
-    normalise,
+    load_quantized,
+    normalize,
+    quantize,
     resume,
     runs,
-    start,
     train,
-    training,
 )
 from tinydigits.files import read_json
+from tinydigits.training import loop
 
 
 def summary_of(config: Config, out: Path) -> dict[str, Any]:
@@ -47,14 +47,15 @@ def summary_of(config: Config, out: Path) -> dict[str, Any]:
 def test_run_folder_holds_what_a_run_leaves(few: Mnist, tmp_path: Path):
     summary_of(SMALL, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").glob("[!.]*")}
-    files = {"config.json", "metrics.csv", "summary.json", "model.safetensors", "checkpoint.pt"}
+    files = {"config.json", "metrics.csv", "summary.json", "checkpoint.pt"}
+    files |= {"model.safetensors", "model.tdq"}
     assert names == files
 
 
 def test_the_public_names_do_what_train_does(few: Mnist, tmp_path: Path):
-    run = start(dataclasses.replace(SMALL, out=tmp_path / "by hand"))
-    rows = list(epochs(run))
-    finish(run)
+    run = runs.start(dataclasses.replace(SMALL, out=tmp_path / "by hand"))
+    rows = list(runs.epochs(run))
+    runs.finish(run)
     assert rows == run.history
     whole = summary_of(SMALL, tmp_path / "at once")
     by_hand = json.loads((tmp_path / "by hand" / "summary.json").read_text())
@@ -64,23 +65,16 @@ def test_the_public_names_do_what_train_does(few: Mnist, tmp_path: Path):
 
 
 def test_a_run_gives_the_weights_of_the_loop_in_memory(few: Mnist, tmp_path: Path):
-    run = training.new_run(SMALL)
-    for _ in training.epochs(run):
+    run = loop.new_run(SMALL)
+    for _ in loop.epochs(run):
         pass
     kept = train(dataclasses.replace(SMALL, out=tmp_path / "run"))
     torch.testing.assert_close(kept.network.state_dict(), run.network.state_dict(), atol=0, rtol=0)
 
 
-def test_a_run_without_a_folder_cannot_be_saved(few: Mnist):
-    run = training.new_run(SMALL)
-    for save in (lambda: next(epochs(run)), lambda: finish(run)):
-        with pytest.raises(Misuse, match="no folder: make it with start"):
-            save()
-
-
 def test_config_json_is_the_configuration(few: Mnist, tmp_path: Path):
     config = dataclasses.replace(SMALL, out=tmp_path / "run")
-    start(config)
+    runs.start(config)
     assert Config.from_json(json.loads((tmp_path / "run" / "config.json").read_text())) == config
 
 
@@ -111,9 +105,9 @@ def test_summary_has_what_is_needed_to_repeat_the_run(few: Mnist, tmp_path: Path
 
 
 def test_written_model_says_what_the_trained_one_said(few: Mnist, tmp_path: Path):
-    run = train(dataclasses.replace(SMALL, averaging=0.9, out=tmp_path / "run"))
+    run = train(dataclasses.replace(SMALL, ema_decay=0.9, out=tmp_path / "run"))
     assert run.evaluation is not None
-    images = normalise(torch.from_numpy(few.test_images))
+    images = normalize(torch.from_numpy(few.test_images))
     with torch.no_grad():
         log_probs = load_model(tmp_path / "run")(images).numpy()
     np.testing.assert_allclose(log_probs, run.evaluation.log_probs, atol=1e-5)
@@ -151,13 +145,13 @@ def test_what_is_printed_and_written_names_the_digits_that_it_is_about(
 
 def verdict(accuracies: list[float], **options: Any) -> dict[str, Any]:
     """The summary of a run whose epochs had these accuracies; nothing is trained."""
-    run = training.new_run(dataclasses.replace(SMALL, epochs=len(accuracies), **options))
+    run = loop.new_run(dataclasses.replace(SMALL, epochs=len(accuracies), **options))
     part = "validation" if run.config.validation else "test"
     run.history = [
         {"epoch": epoch, f"{part}_loss": 0.1, f"{part}_accuracy": accuracy, "seconds": 2.0}
         for epoch, accuracy in enumerate(accuracies, 1)
     ]
-    return runs.summarise_run(run)
+    return runs.summarize_run(run)
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -186,8 +180,8 @@ def test_16_epochs_are_too_many(few: Mnist):
 
 
 def test_loss_that_is_no_number_leaves_the_last_good_epoch(few: Mnist, tmp_path: Path):
-    run = start(dataclasses.replace(SMALL, out=tmp_path / "run"))
-    rows = epochs(run)
+    run = runs.start(dataclasses.replace(SMALL, out=tmp_path / "run"))
+    rows = runs.epochs(run)
     next(rows)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     with torch.no_grad():
@@ -209,7 +203,7 @@ def stopped_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_default_folder_is_a_new_one_under_runs(few: Mnist, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = start(SMALL)
+    run = runs.start(SMALL)
     assert run.folder is not None
     assert run.folder.parent == Path("runs")
     assert run.folder.name.startswith("small-")
@@ -217,7 +211,7 @@ def test_default_folder_is_a_new_one_under_runs(few: Mnist, tmp_path: Path, monk
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(few: Mnist, stopped_clock: None):
-    folders = [start(SMALL).folder for _ in range(3)]
+    folders = [runs.start(SMALL).folder for _ in range(3)]
     names = ["small-20260101-000000", "small-20260101-000000-2", "small-20260101-000000-3"]
     assert folders == [Path("runs") / name for name in names]
 
@@ -268,14 +262,14 @@ def test_a_file_in_the_place_of_runs_is_a_failure(few: Mnist, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     Path("runs").write_text("precious")
     with pytest.raises(Failure, match=r"Cannot make runs: .* Choose another --out"):
-        start(SMALL)
+        runs.start(SMALL)
     assert Path("runs").read_text() == "precious"
 
 
 def test_folder_that_holds_something_is_left_alone(few: Mnist, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(Misuse, match="is already there"):
-        start(dataclasses.replace(SMALL, out=tmp_path))
+    with pytest.raises(UsageError, match="is already there"):
+        runs.start(dataclasses.replace(SMALL, out=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -286,14 +280,14 @@ def test_folder_that_holds_something_is_left_alone(few: Mnist, tmp_path: Path):
     "options",
     [
         {},
-        {"averaging": 0.9},
+        {"ema_decay": 0.9},
         {"schedule": "one-cycle", "nesterov": True, "weight_decay": 0.01},
-        {"muon_rate": 0.05, "nesterov": True},
-        {"layers": ("pool", "conv3:4", "conv3:4", "again"), "averaging": 0.9},
-        {"rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 2.0, "plain_end": 0.3},
+        {"muon_lr": 0.05, "nesterov": True},
+        {"layers": ("pool", "conv3:4", "conv3:4", "again"), "ema_decay": 0.9},
+        {"rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 2.0, "undistorted_end": 0.3},
         {"precision": "bfloat16", "channels_last": False},
         {"validation": True},
-        {"quantised_epochs": 2, "activation_bits": 4, "weight_bits": 4},
+        {"qat_epochs": 2, "activation_bits": 4, "weight_bits": 4},
     ],
     ids=lambda options: "-".join(options) or "plain",
 )
@@ -301,8 +295,8 @@ def test_resumed_run_ends_in_the_same_bits(few: Mnist, tmp_path: Path, options: 
     config = dataclasses.replace(SMALL, **options)
     whole = summary_of(config, tmp_path / "whole")
     folder = tmp_path / "stopped"
-    next(epochs(start(dataclasses.replace(config, out=folder))))
-    next(epochs(resume(folder)))
+    next(runs.epochs(runs.start(dataclasses.replace(config, out=folder))))
+    next(runs.epochs(resume(folder)))
     runs.complete(resume(folder))
     resumed = json.loads((folder / "summary.json").read_text())
     assert resumed["weights_sha256"] == whole["weights_sha256"]
@@ -311,16 +305,48 @@ def test_resumed_run_ends_in_the_same_bits(few: Mnist, tmp_path: Path, options: 
 def test_a_run_for_integers_of_few_bits_leaves_them_too(
     few: Mnist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    config = dataclasses.replace(SMALL, quantised_epochs=1, activation_bits=5, weight_bits=3)
+    config = dataclasses.replace(SMALL, qat_epochs=1, activation_bits=5, weight_bits=3)
     summary_of(config, tmp_path / "run")
-    network = load(tmp_path / "run")
+    network = load_quantized(tmp_path / "run")
     assert (network.activation_bits, network.weight_bits) == (5, 3)
     summary = read_json(tmp_path / "run" / "summary.json")
     found = evaluate(network, few.test_images, few.test_labels).accuracy
     assert summary["accuracy_in_integers"] == found
     assert f"{found:.2f} % in integers, with weights of 3 bits" in capsys.readouterr().out
-    summary_of(SMALL, tmp_path / "plain")
-    assert not (tmp_path / "plain" / "model.tdq").exists()
+
+
+def test_every_finished_run_leaves_its_network_in_integers(
+    few: Mnist, tmp_path: Path, command: Callable[..., Outcome]
+):
+    """Where its data may be gone, too, it can be exported then."""
+    run = train(dataclasses.replace(SMALL, out=tmp_path / "run"))
+    network = load_quantized(tmp_path / "run")
+    expected = quantize(run.network, few.train_images)
+    assert (network.logits(few.test_images) == expected.logits(few.test_images)).all()
+    said = {option: command("evaluate", run.folder, *option).out for option in ((), ("--float",))}
+    assert said[()].startswith(f"{run.folder / 'model.tdq'} in integers, ")
+    assert said["--float",].startswith(f"{run.folder / 'model.safetensors'} in float32, ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--resume"),
+        ("report",),
+        ("evaluate",),
+        ("summary",),
+        ("predict", "7.png", "--model"),
+    ],
+)
+def test_a_run_of_another_version_is_refused_by_its_name(
+    few: Mnist, tmp_path: Path, command: Callable[..., Outcome], words: tuple[str, ...]
+):
+    run = train(dataclasses.replace(SMALL, out=tmp_path / "run"))
+    path = run.folder / "config.json"
+    path.write_text(path.read_text().replace("ema_decay", "averaging"))
+    outcome = command(*words, run.folder)
+    assert outcome.exit_code == 2
+    assert "run was made by tinydigits 0.1.0, which called ema_decay averaging" in outcome.sentence
 
 
 def test_resuming_a_finished_run_changes_no_weights(few: Mnist, tmp_path: Path):
@@ -332,7 +358,7 @@ def test_resuming_a_finished_run_changes_no_weights(few: Mnist, tmp_path: Path):
 
 
 def test_moved_run_can_be_resumed(few: Mnist, tmp_path: Path):
-    next(epochs(start(dataclasses.replace(SMALL, out=tmp_path / "old"))))
+    next(runs.epochs(runs.start(dataclasses.replace(SMALL, out=tmp_path / "old"))))
     (tmp_path / "old").rename(tmp_path / "new")
     runs.complete(resume(tmp_path / "new"))
     assert (tmp_path / "new" / "model.safetensors").exists()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from lab import tables
+from lab.study import FORMS, RAW
 from tinydigits import Failure
-from tinydigits.lab import tables
-from tinydigits.lab.certify import FORMS, RAW
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -23,7 +23,7 @@ def test_the_documents_say_what_the_results_say() -> None:
     for path, name, table in tables.all_tables(RESULTS, ROOT / "README.md"):
         text = path.read_text(encoding="utf-8")
         same = tables.replace_table(text, name, table) == text
-        assert same, f"{path}: run `tinydigits lab tables`"
+        assert same, f"{path}: run `python -m lab tables`"
 
 
 def test_the_documents_have_no_marks_that_no_table_belongs_to() -> None:
@@ -47,9 +47,13 @@ def test_every_network_of_others_has_its_figure_and_where_it_was_read() -> None:
         assert row["source"].strip()
 
 
-def study_with(paper: float, fading: float, integers: bool) -> dict[str, Any]:
+def study_with(background: float, ink_fade: float, integers: bool) -> dict[str, Any]:
     numbers = {"n": 2, "mean": 99.5, "sd": 0.25}
-    study = {"preset": "dash", "config": {"paper": paper, "fading": fading}, "statistics": numbers}
+    study = {
+        "preset": "dash",
+        "config": {"background": background, "ink_fade": ink_fade},
+        "statistics": numbers,
+    }
     study |= {"processor": "a processor", "threads_per_seed": 1, "versions": {"torch": "2.9"}}
     raw = {name: {"float": numbers, "integers": numbers | {"mean": 98.5}} for name in RAW}
     forms = {form: numbers | {"mean": 99.0} for form in FORMS}
@@ -69,7 +73,7 @@ def test_tables_of_integers_and_of_paper_show_what_was_measured_and_what_was_not
 def test_the_table_of_held_out_trainings_shows_layers_amounts_and_means() -> None:
     study = study_with(0.15, 0.2, True)
     study["config"]["layers"] = ["conv3:2", "pool"]
-    _, _, line, _, trained = tables.paper_table([study]).splitlines()
+    _, _, line, _, trained = tables.background_table([study]).splitlines()
     raw = ["99.500 ± 0.250"] * len(RAW)
     assert cells(line) == ["`dash`", "conv3:2 pool", "15 %, 80 %", "99.500 ± 0.250 (2)", *raw]
     assert trained == "Trained on a processor, threads a seed: 1, PyTorch 2.9."
@@ -77,10 +81,10 @@ def test_the_table_of_held_out_trainings_shows_layers_amounts_and_means() -> Non
 
 def test_the_table_of_trainings_for_few_bits_shows_what_the_integers_read() -> None:
     plain, trained = study_with(0, 0, True), study_with(0, 0, True)
-    plain["config"] |= {"quantised_epochs": 0, "weight_bits": 8, "activation_bits": 8}
-    trained["config"] |= {"quantised_epochs": 3, "weight_bits": 6, "activation_bits": 4}
+    plain["config"] |= {"qat_epochs": 0, "weight_bits": 8, "activation_bits": 8}
+    trained["config"] |= {"qat_epochs": 3, "weight_bits": 6, "activation_bits": 4}
     trained |= {"preset": "sprint", "accelerator": "a graphics card"}
-    _, _, *lines, _, where = tables.rounding_table([plain, trained]).splitlines()
+    _, _, *lines, _, where = tables.qat_table([plain, trained]).splitlines()
     read = ["99.500 ± 0.250 (2)", *["99.000 ± 0.250"] * len(FORMS), "-"]  # w4a8: not measured
     assert [*map(cells, lines)] == [["`dash`", "none", *read], ["`sprint`", "w6a4, 3", *read]]
     assert where == (
@@ -109,7 +113,7 @@ def test_a_document_without_marks_is_refused() -> None:
 
 
 def test_without_results_the_error_says_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="tinydigits lab certify"):
+    with pytest.raises(Failure, match="python -m lab certify"):
         tables.read_studies(tmp_path)
 
 
@@ -119,7 +123,7 @@ def test_timings_of_an_older_version_are_refused(tmp_path: Path) -> None:
     for row in timed["presets"].values():
         del row["share_of_baseline"]
     (results / "benchmark.json").write_text(json.dumps(timed))
-    with pytest.raises(Failure, match=r"make it again with tinydigits lab benchmark"):
+    with pytest.raises(Failure, match=r"make it again with python -m lab benchmark"):
         tables.all_tables(results, tmp_path / "README.md")
 
 
@@ -132,7 +136,7 @@ def test_all_tables_are_written_and_the_figure_is_drawn(tmp_path: Path) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->\n")
     written = tables.write_tables(results, readme)
-    drawn = {tmp_path / "docs" / name for name in ("ladder.png", "stress.png")}
+    drawn = {tmp_path / "docs" / name for name in ("ladder.png", "robustness.png")}
     assert {*written} == {path for path, _, _ in made} | drawn
     for path, _, table in made:
         assert table in path.read_text(encoding="utf-8")

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tinydigits import Misuse, preset
-from tinydigits.config import PRESETS
+from lab import threads
+from tinydigits import UsageError, preset
 from tinydigits.files import read_json
-from tinydigits.lab import threads
-from tinydigits.machine import step_macs
+from tinydigits.training.hardware import step_macs
+from tinydigits.training.presets import PRESETS
 
 RESULTS = Path(__file__).parents[1] / "results"
 CHOSEN = 10_000
-"""The GOMP_SPINCOUNT that the package sets; test_machine.py sees to it."""
+"""The GOMP_SPINCOUNT that the package sets; test_hardware.py sees to it."""
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +65,22 @@ def test_the_tables_have_a_row_for_everything(committed: dict, waiting: dict) ->
 
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"seconds": 0}])
 def test_nothing_to_measure_is_refused(options: dict, tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="at least 1, and seconds"):
+    with pytest.raises(UsageError, match="at least 1, and seconds"):
         threads.compare_threads(("tiny1k",), tmp_path, **options)
-    with pytest.raises(Misuse, match="at least 1, and seconds"):
+    with pytest.raises(UsageError, match="at least 1, and seconds"):
         threads.compare_waiting(tmp_path, **options)
 
 
 def test_a_single_core_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tinydigits.lab.threads.count_cores", lambda: 1)
-    with pytest.raises(Misuse, match="single core"):
+    monkeypatch.setattr("lab.threads.count_cores", lambda: 1)
+    with pytest.raises(UsageError, match="single core"):
         threads.compare_threads(("tiny1k",), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_comparison_times_all_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tinydigits.lab.threads.WAITS", (3000, 1000))
-    monkeypatch.setattr("tinydigits.lab.threads.count_cores", lambda: 2)
+    monkeypatch.setattr("lab.threads.WAITS", (3000, 1000))
+    monkeypatch.setattr("lab.threads.count_cores", lambda: 2)
     threads.compare_threads(("classic",), tmp_path, rounds=1, seconds=0.1)
     timed = threads.compare_threads(("tiny1k",), tmp_path, rounds=2, seconds=0.1)
     assert timed == read_json(tmp_path / "threads.json")

@@ -16,12 +16,13 @@ from test_integer import sealed
 from test_prepare import random_crop
 from test_report import BROWSER
 
+from lab import engines, parity
 from tinydigits import Mnist, load_model, prepare
-from tinydigits.integer import IntegerNetwork
-from tinydigits.lab import parity
-from tinydigits.quantise import quantize
+from tinydigits.quant.integer import IntegerNetwork
+from tinydigits.quant.ptq import quantize
+from tinydigits.quant.tdq import save, to_bytes
 
-SHIPPED = parity.ENGINE / "tinydigits.wasm"
+SHIPPED = engines.ENGINE / "tinydigits.wasm"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def wasm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     need_tool("clang")
     need_tool("wasm-ld")
     target = tmp_path_factory.mktemp("wasm") / "tinydigits.wasm"
-    parity.build_wasm(target)
+    engines.build_wasm(target)
     return target
 
 
@@ -56,12 +57,12 @@ def in_node(script: str, folder: Path, engine: Path = SHIPPED, **values: Any) ->
     {script}
     console.log(JSON.stringify(result));
     """
-    return json.loads(parity.run_node("\n".join([*constants, words]), folder))
+    return json.loads(engines.run_node("\n".join([*constants, words]), folder))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, network: IntegerNetwork) -> Path:
-    network.save(tmp_path / "model.tdq")
+    save(network, tmp_path / "model.tdq")
     return tmp_path
 
 
@@ -69,7 +70,7 @@ def test_digits_have_the_same_bits(
     wasm: Path, network: IntegerNetwork, mnist: Mnist, tmp_path: Path
 ) -> None:
     images = np.concatenate([mnist.test_images[:100], parity.noise_images(50)])
-    logits, classes = parity.run_wasm(network.to_bytes(), images, tmp_path, wasm)
+    logits, classes = engines.run_wasm(to_bytes(network), images, tmp_path, wasm)
     expected = network.logits(images)
     assert (logits == expected).all()
     assert (classes == expected.argmax(axis=1)).all()
@@ -79,7 +80,7 @@ def test_random_networks_have_the_same_bits(wasm: Path, folder: Path) -> None:
     networks = [parity.random_network(seed) for seed in range(20)]
     images = parity.noise_images(6)
     for seed, network in enumerate(networks):
-        network.save(folder / f"{seed}.tdq")
+        save(network, folder / f"{seed}.tdq")
     said = in_node(
         """
         result = [];
@@ -123,7 +124,7 @@ def test_prepare_has_the_same_bits(wasm: Path, folder: Path) -> None:
 
 def test_a_prediction(folder: Path, network: IntegerNetwork, mnist: Mnist) -> None:
     """Also: a large picture in between, and a second network beside the first, change nothing."""
-    network.save(folder / "other.tdq")
+    save(network, folder / "other.tdq")
     digit = mnist.test_images[:1]
     said = in_node(
         """
@@ -149,7 +150,7 @@ def test_a_prediction(folder: Path, network: IntegerNetwork, mnist: Mnist) -> No
 
 
 def test_damaged_models_are_refused(folder: Path, network: IntegerNetwork) -> None:
-    raw = network.to_bytes()
+    raw = to_bytes(network)
     models = {
         "no .tdq file": b"PK" + raw[2:],
         "longer or shorter": raw[:-4],
@@ -187,7 +188,7 @@ MISUSE = {
 }
 
 
-def test_misuse(folder: Path) -> None:
+def test_usage_error(folder: Path) -> None:
     calls = ", ".join(f"await fails(() => network.{call})" for call in MISUSE)
     said = in_node(f"result = [{calls}];", folder)
     for (call, says), sentence in zip(MISUSE.items(), said, strict=True):
@@ -205,12 +206,12 @@ def test_the_module_is_small_and_needs_nothing(folder: Path) -> None:
         wasm=str(SHIPPED),
     )
     assert needs == []
-    assert {item["name"] for item in gives} == {*parity.FUNCTIONS, "memory", "__heap_base"}
+    assert {item["name"] for item in gives} == {*engines.FUNCTIONS, "memory", "__heap_base"}
 
 
 def test_javascript_has_the_constants_of_the_header() -> None:
-    header = (parity.ENGINE / "tinydigits.h").read_text()
-    script = (parity.ENGINE / "tinydigits.js").read_text()
+    header = (engines.ENGINE / "tinydigits.h").read_text()
+    script = (engines.ENGINE / "tinydigits.js").read_text()
     for name in ("LONGEST_SIDE", "PREPARE_SCRATCH"):
         (value,) = re.findall(rf"#define TINYDIGITS_{name} (\d+)", header)
         assert f"const {name} = {value};" in script
@@ -221,7 +222,7 @@ def test_in_a_browser(folder: Path, network: IntegerNetwork, mnist: Mnist) -> No
     """A page that a plain server serves, as `python -m http.server` does."""
     chromium = need_tool("chromium")
     sync_api = pytest.importorskip("playwright.sync_api")
-    for file in parity.ENGINE.glob("tinydigits.*"):
+    for file in engines.ENGINE.glob("tinydigits.*"):
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "index.html").write_text("<!doctype html><title>digits</title>")
 

@@ -9,20 +9,23 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinydigits.config import Config, preset
     from tinydigits.data.mnist import Mnist, load_mnist
+    from tinydigits.errors import Failure, UsageError
     from tinydigits.evaluation import Evaluation, evaluate
-    from tinydigits.files import Failure, Misuse
-    from tinydigits.integer import IntegerNetwork, load
-    from tinydigits.model import Network, build_model, load_model, normalise
-    from tinydigits.modelfile import summarise
-    from tinydigits.pictures import Reading, read
-    from tinydigits.preparation import prepare
-    from tinydigits.quantise import quantize
-    from tinydigits.runs import epochs, finish, resume, start, train
-    from tinydigits.training import Run
+    from tinydigits.images.preprocess import prepare
+    from tinydigits.network.checkpoint import summarize
+    from tinydigits.network.model import Network, load_model, normalize
+    from tinydigits.quant.integer import IntegerNetwork
+    from tinydigits.quant.ptq import quantize
+    from tinydigits.quant.tdq import load_quantized
+    from tinydigits.reader.read import read
+    from tinydigits.reader.recognize import Reading
+    from tinydigits.runs import resume, train
+    from tinydigits.training.config import Config
+    from tinydigits.training.loop import Run, build_model
+    from tinydigits.training.presets import preset
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where PyTorch computes with several threads, those that wait for the others do so in a loop, and
 # keep the cores from whoever they wait for: beside other busy processes a training step can then
@@ -33,30 +36,27 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOME = {
-    "Config": "config",
-    "preset": "config",
+    "Config": "training.config",
+    "preset": "training.presets",
     "Mnist": "data.mnist",
     "load_mnist": "data.mnist",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
-    "Failure": "files",
-    "Misuse": "files",
-    "Network": "model",
-    "build_model": "model",
-    "load_model": "model",
-    "normalise": "model",
-    "summarise": "modelfile",
-    "Reading": "pictures",
-    "read": "pictures",
-    "prepare": "preparation",
-    "IntegerNetwork": "integer",
-    "load": "integer",
-    "quantize": "quantise",
-    "Run": "training",
-    "epochs": "runs",
-    "finish": "runs",
+    "Failure": "errors",
+    "UsageError": "errors",
+    "Network": "network.model",
+    "build_model": "training.loop",
+    "load_model": "network.model",
+    "normalize": "network.model",
+    "summarize": "network.checkpoint",
+    "Reading": "reader.recognize",
+    "read": "reader.read",
+    "prepare": "images.preprocess",
+    "IntegerNetwork": "quant.integer",
+    "load_quantized": "quant.tdq",
+    "quantize": "quant.ptq",
+    "Run": "training.loop",
     "resume": "runs",
-    "start": "runs",
     "train": "runs",
 }
 
@@ -65,31 +65,30 @@ __all__ = [
     "Evaluation",
     "Failure",
     "IntegerNetwork",
-    "Misuse",
     "Mnist",
     "Network",
     "Reading",
     "Run",
+    "UsageError",
     "build_model",
-    "epochs",
     "evaluate",
-    "finish",
-    "load",
     "load_mnist",
     "load_model",
-    "normalise",
+    "load_quantized",
+    "normalize",
     "prepare",
     "preset",
     "quantize",
     "read",
     "resume",
-    "start",
-    "summarise",
+    "summarize",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "runs":  # so that tinydigits.runs.start needs no import of its own
+        return importlib.import_module("tinydigits.runs")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

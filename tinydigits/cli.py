@@ -5,7 +5,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import requires
 from pathlib import Path
 from types import FrameType
@@ -15,8 +15,11 @@ import tyro
 from tyro.conf import Positional, arg
 
 from tinydigits import __version__
-from tinydigits.config import ACCURACY_GOAL, DEFAULT_PRESET, PRESETS, Config, preset
-from tinydigits.files import Failure, Misuse, printable_streams, reason, say
+from tinydigits.errors import Failure, UsageError, reason
+from tinydigits.files import expand
+from tinydigits.terminal import printable_streams, say
+from tinydigits.training.config import Config
+from tinydigits.training.presets import DEFAULT_PRESET, PRESETS, preset
 
 DESCRIPTION = """\
 Handwritten-digit recognition in a network small enough to fit anywhere.
@@ -26,10 +29,7 @@ Start with: tinydigits train
 The version: tinydigits --version"""
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET")]
-Presets = Annotated[Positional[tuple[str, ...]], arg(name="presets", metavar="PRESET")]
 Model = Annotated[Positional[str], arg(metavar="MODEL")]
-Backend = Literal["local", "ray"]
-RESULTS = Path("results")
 
 
 def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
@@ -52,10 +52,12 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
 
         if preset_name != defaults.name:
             preset(preset_name)  # refuses a name that is none
-            raise Misuse(f"Name the preset first: tinydigits train {preset_name} ...")
+            raise UsageError(f"Name the preset first: tinydigits train {preset_name} ...")
         # Counted in the words themselves, so that an option's default is refused like any value.
         if resume is not None and len(arguments) != (3 if "--resume" in arguments else 2):
-            raise Misuse("--resume takes a run folder and nothing else: a run keeps its options.")
+            raise UsageError(
+                "--resume takes a run folder and nothing else: a run keeps its options."
+            )
         run = runs.start(config) if resume is None else runs.resume(resume)
         where = f"tinydigits train --resume {shlex.quote(str(run.folder))}"
         try:
@@ -93,23 +95,23 @@ def evaluate(
     """
     from tinydigits.data.dataset import DataSource
     from tinydigits.evaluation import evaluate
-    from tinydigits.modelfile import find_model, read_description
-    from tinydigits.run_data import dataset_of
+    from tinydigits.network.checkpoint import find_model, read_description
+    from tinydigits.run_folder import dataset_of
     from tinydigits.terminal import is_printable_name
 
     path = find_model(model, *(() if float_ else (".tdq",)), ".safetensors")
     if path.suffix == ".tdq":
-        from tinydigits.integer import load
+        from tinydigits.quant.tdq import load_quantized
 
-        network, arithmetic = load(path), "integers"
+        network, arithmetic = load_quantized(path), "integers"
         description = network.description
     else:
-        from tinydigits.model import load_model
+        from tinydigits.network.model import load_model
 
         network, arithmetic = load_model(path), "float32"
         description = read_description(path)
     if dataset and not is_printable_name(dataset):
-        raise Misuse(f"--dataset {dataset!r} is no name of 1 to 100 printable characters.")
+        raise UsageError(f"--dataset {dataset!r} is no name of 1 to 100 printable characters.")
     tested = dataset_of(path, description, DataSource(data, dataset, as_is))
     count = f"{len(tested.test_labels):,} {tested.describe('test')}"
     print(f"{path} in {arithmetic}, on the {count}", flush=True)
@@ -121,8 +123,8 @@ def evaluate(
     print(f"{'class':{width}}   precision    recall")
     for name, right, found in zip(result.class_names, precision, recall, strict=True):
         print(f"{name:>{width}}{100 * right:10.2f} %{100 * found:8.2f} %")
-    for true, guess, count in result.largest_confusions():
-        print(f"{result.class_names[guess]} for {result.class_names[true]}: {count} times")
+    for label, prediction, count in result.largest_confusions():
+        print(f"{result.class_names[prediction]} for {result.class_names[label]}: {count} times")
 
 
 def predict(
@@ -149,37 +151,40 @@ def predict(
     """
     from tqdm import tqdm
 
-    from tinydigits import pictures as reader
-    from tinydigits.integer import load
+    from tinydigits.images.decode import open_picture
+    from tinydigits.quant.tdq import load_quantized
+    from tinydigits.reader import output
+    from tinydigits.reader.read import read
+    from tinydigits.reader.recognize import rejection_threshold
 
     if not pictures:
-        raise Misuse("Name at least one picture: tinydigits predict photo.jpg")
+        raise UsageError("Name at least one picture: tinydigits predict photo.jpg")
     several = len(pictures) > 1
     for option, path in (("--annotate", annotate), ("--show", show)):
         if path is not None and several:
-            raise Misuse(f"{option} takes one picture at a time.")
+            raise UsageError(f"{option} takes one picture at a time.")
         if path is not None:
-            reader.format_of(path)
-    line = reader.line_of(min_confidence)
-    network = load(model)
+            output.format_of(path)
+    threshold = rejection_threshold(min_confidence)
+    network = load_quantized(model)
     failed = False
     for name in tqdm(pictures, "pictures", leave=False, disable=None if several else True):
         try:
-            image = reader.open_picture(name)
-            readings = reader.read(image, network, line)
+            image = open_picture(name)
+            readings = read(image, network, threshold)
             if annotate is not None:
-                reader.save_picture(annotate, reader.annotated(image, readings))
+                output.save_picture(annotate, output.annotate(image, readings))
             if show is not None:
-                reader.save_picture(show, reader.sheet(readings))
+                output.save_picture(show, output.montage(readings))
         except Failure as error:
             if not several:
                 raise
             tqdm.write(f"tinydigits: {error}", sys.stderr)
             failed = True
             continue
-        text = reader.text_of(readings)
+        text = output.text_of(readings)
         if json:
-            tqdm.write(reader.json_of(name, readings))
+            tqdm.write(output.json_of(name, readings))
         elif text:
             prefix = f"{name}: " if several else ""
             tqdm.write("\n".join(prefix + row for row in text.splitlines()))
@@ -202,7 +207,7 @@ def export(
             WebAssembly with a page; or an ONNX graph in float32.
         out: The folder to make.
     """
-    from tinydigits.export import export
+    from tinydigits.engine.export import export
 
     for path in export(model, to, out):
         print(path)
@@ -227,10 +232,13 @@ def summary(model: Model = DEFAULT_PRESET) -> None:
     Args:
         model: A preset, a run folder, or a .safetensors file.
     """
-    from tinydigits.layers import DIGITS, stored, total
-    from tinydigits.modelfile import class_names_of, summarise
+    from tinydigits.network.architecture import DIGITS, stored, total
+    from tinydigits.network.checkpoint import find_model, read_description, summarize
 
-    stages, names = summarise(model), class_names_of(model)
+    # A preset's own layers, which it may have got before there are weights for them.
+    named = model in PRESETS and not expand(model).exists()
+    described = preset(model) if named else read_description(find_model(model))
+    stages, names = summarize(described), getattr(described, "class_names", DIGITS)
     print(f"{'stage':24}{'output shape':>16}{'parameters':>12}{'MACs':>12}{'stored':>12}")
     for stage in stages:
         size = " x ".join(map(str, stage.shape))
@@ -260,324 +268,7 @@ def data(root: Annotated[Path | None, arg(name="data")] = None) -> None:
         print(f"{name:24}{len(raw):12,} bytes, verified   {path}")
 
 
-def lab() -> None:
-    """Measure what this project claims, and write it into the documents."""
-
-
-def certify(
-    preset_name: Annotated[Preset, arg(name="preset")],
-    seeds: int = 10,
-    jobs: int = 0,
-    backend: Backend = "local",
-    folder: Path = RESULTS,
-) -> None:
-    """Train a preset from many seeds and judge its claims; an interrupted study goes on.
-
-    The exit code is 1 where the preset misses one of its own claims or, if it has none, a goal.
-
-    Args:
-        preset_name: The preset's name (see: tinydigits presets).
-        seeds: How many seeds, from 0 up.
-        jobs: How many to train side by side, 0 for one per core.
-        backend: Processes of this machine, or a Ray cluster (the extra `cluster`).
-        folder: Where PRESET.json and the weights of seed 0 go.
-    """
-    from tinydigits.lab.certify import certify, verdicts
-
-    study = certify(preset_name, seeds, jobs, backend, folder)
-    numbers = study["statistics"]
-    print(
-        f"{preset_name}: mean {numbers['mean']:.3f} %   sd {numbers['sd']:.3f}   "
-        f"n {numbers['n']}   minimum {numbers['minimum']:.2f} %"
-    )
-    print(f"lower bound of the mean (one-sided, 95 %): {numbers['lower_bound']:.3f} %")
-    print(f"seeds over {ACCURACY_GOAL} %: {numbers['over_goal']} of {numbers['n']}")
-    rows = verdicts(study)
-    for asked, holds, measured in rows:
-        print(f"{'PASS' if holds else 'FAIL'} {asked}: {measured}")
-    # A small network claims less than the project's goals; its own claims then decide.
-    if not all(holds for _, holds, _ in rows[3:] or rows):
-        sys.exit(1)
-
-
-def ablation(
-    seeds: int = 5, jobs: int = 0, backend: Backend = "local", folder: Path = RESULTS
-) -> None:
-    """Go from baseline to classic, one change at a time, with several seeds for each.
-
-    The two ends are what certify measured; an interrupted study goes on.
-
-    Args:
-        seeds: How many seeds for each step between them, from 0 up.
-        jobs: How many to train side by side, 0 for one per core.
-        backend: Processes of this machine, or a Ray cluster (the extra `cluster`).
-        folder: Where certify's results are; the new ones go to ablation/ in it.
-    """
-    from tinydigits.lab.ablation import ablate, table
-
-    print(table(ablate(seeds, jobs, backend, folder)))
-
-
-def tune(
-    question: Annotated[Positional[Literal["paper", "rounding"]], arg(metavar="QUESTION")],
-    preset_names: Presets = (),
-    answers: tuple[str, ...] = (),
-    seeds: int = 5,
-    jobs: int = 0,
-    folder: Path = RESULTS,
-) -> None:
-    """Train presets in several ways and compare them on digits that were held out.
-
-    paper: without grey paper and pale ink, and with three amounts of them. rounding: as they are,
-    and with the last epochs for integers of few bits. Prints accuracies on the last 10,000
-    training digits, which none was trained on. An interrupted study goes on.
-
-    Args:
-        question: What to compare: paper or rounding.
-        preset_names: The presets; by default all of them.
-        answers: Only these: none, half, most, all (of paper); none, w8a6, w8a4, w6a8, w4a8
-            (rounding; w8a6: for weights of 8 bits and activations of 6).
-        seeds: How many seeds of each, from 0 up.
-        jobs: How many to train side by side, 0 for one per core.
-        folder: Where the results go, to QUESTION/ in it.
-    """
-    from tinydigits.lab import tables
-    from tinydigits.lab.tune import read_trainings, tune
-
-    tune(question, preset_names or tuple(PRESETS), answers, seeds, jobs, folder)
-    show = {"paper": tables.paper_table, "rounding": tables.rounding_table}[question]
-    print(show(read_trainings(question, folder)))
-
-
-def fashion(
-    seeds: int = 3,
-    jobs: int = 0,
-    data: Path = Path("/usr/share/datasets/fashion-mnist"),
-    folder: Path = RESULTS,
-) -> None:
-    """Train tiny20k on Fashion-MNIST from several seeds; an interrupted study goes on.
-
-    The exit code is 1 where their mean does not pass 90 %.
-
-    Args:
-        seeds: How many seeds, from 0 up.
-        jobs: How many to train side by side, 0 for one per core.
-        data: The four IDX files, by default where Debian's dataset-fashion-mnist puts them.
-        folder: Where fashion.json goes.
-    """
-    from tinydigits.lab.fashion import GOAL, fashion
-
-    numbers = fashion(seeds, jobs, data, folder)["statistics"]
-    holds = numbers["mean"] > GOAL
-    print(
-        f"{'PASS' if holds else 'FAIL'} Fashion-MNIST over {GOAL:g} %: mean {numbers['mean']:.2f} "
-        f"% of {numbers['n']} seeds, minimum {numbers['minimum']:.2f} %"
-    )
-    if not holds:
-        sys.exit(1)
-
-
-def tables(results: Path = RESULTS, readme: Path = Path("README.md")) -> None:
-    """Write the tables of the documents, and their figures, from the results.
-
-    Args:
-        results: The folder with what the other commands of the lab wrote.
-        readme: The README whose table is replaced; the other documents are beside it or in docs/.
-    """
-    from tinydigits.lab.tables import write_tables
-
-    print(f"Wrote {' and '.join(map(str, write_tables(results, readme)))}")
-
-
-def benchmark(
-    preset_names: Presets = (),
-    results: Path = RESULTS,
-    rounds: int = 5,
-    threads: int = 0,
-    out: Path | None = None,
-) -> None:
-    """Time the training of presets on the CPU, in turn with the baseline.
-
-    Prints Markdown tables: how fast each is, and where the time of a training step goes.
-
-    Args:
-        preset_names: The presets to time; by default all of them.
-        results: The folder with what certify wrote: which presets reach 99.4 % on average.
-        rounds: How often each gets its turn; the median counts.
-        threads: CPU threads for all of them, 0 for one per core.
-        out: A file for the figures, as JSON.
-    """
-    from tinydigits.files import write_json
-    from tinydigits.lab.benchmark import benchmark, profile_table, speed_table
-
-    timed = benchmark(preset_names or tuple(PRESETS), results, rounds=rounds, threads=threads)
-    print(speed_table(timed), end="\n\n")
-    print(profile_table(timed))
-    if out is not None:
-        write_json(out, timed)
-
-
-def integers(
-    preset_names: Presets = (),
-    twins: Path = Path("runs") / "twins",
-    results: Path = RESULTS,
-) -> None:
-    """Make the integer networks that come with the package from the float ones.
-
-    Each one's temperature is fitted with a twin, trained without the last 10,000 training digits.
-
-    Args:
-        preset_names: The presets; by default all of them.
-        twins: The folder with the twins' runs; those that are missing are trained.
-        results: The folder for integers.json, with what was measured on the test digits.
-    """
-    from tinydigits.lab.integers import make_integers, table
-
-    print(table(make_integers(preset_names or tuple(PRESETS), twins, results)))
-
-
-def stress(
-    preset_names: Presets = (),
-    results: Path = RESULTS,
-    jobs: int = 0,
-    digits: int = 10_000,
-) -> None:
-    """Measure the shipped networks on digits with grey paper, pale ink, noise, blur and the like.
-
-    Args:
-        preset_names: The presets; by default all of them.
-        results: The folder for stress.json, in which other presets stay as they are.
-        jobs: How many strengths of damage to measure side by side, 0 for one per core.
-        digits: How many test digits.
-    """
-    from tinydigits.lab.stress import stress, table
-
-    print(table(stress(preset_names or tuple(PRESETS), results, jobs, digits)))
-
-
-def threads(
-    preset_names: Presets = (),
-    results: Path = RESULTS,
-    rounds: int = 5,
-    seconds: float = 2,
-) -> None:
-    """Time training steps with one thread and with one per core.
-
-    Prints a Markdown table. Measure on a machine that does nothing else.
-
-    Args:
-        preset_names: The presets to time; by default all of them.
-        results: The folder for threads.json, in which other presets stay as they are.
-        rounds: How often each setting gets its turn.
-        seconds: How long a turn trains.
-    """
-    from tinydigits.lab.threads import compare_threads, gain_table
-
-    print(gain_table(compare_threads(preset_names or tuple(PRESETS), results, rounds, seconds)))
-
-
-def waiting(results: Path = RESULTS, rounds: int = 5, seconds: float = 2) -> None:
-    """Time training steps by how the threads wait for each other.
-
-    Prints a Markdown table. Measure on a machine that does nothing else.
-
-    Args:
-        results: The folder for waiting.json.
-        rounds: How often each setting gets its turn.
-        seconds: How long a turn trains.
-    """
-    from tinydigits.lab.threads import compare_waiting, waiting_table
-
-    print(waiting_table(compare_waiting(results, rounds, seconds)))
-
-
-def judge(
-    twins: Path = Path("runs") / "twins",
-    results: Path = RESULTS,
-    seed: int = 0,
-    line_only: bool = False,
-) -> None:
-    """Train the network that comes with the package to tell digits from what is none.
-
-    Draws the line between them as well: where 1 % of the last 10,000 training digits are rejected,
-    which neither the judge nor the twin that reads them has seen.
-
-    Args:
-        twins: The folder with the twins' runs; that of tiny20k is trained if it is missing.
-        results: The folder for judge.json.
-        seed: The seed of the training.
-        line_only: Keep the judge that is there, and only draw the line again.
-    """
-    from tinydigits.lab.judge import make_judge
-
-    study = make_judge(twins, results, seed, line_only)
-    print(f"{study['accuracy']:.2f} % of what the judge never saw told apart; LINE {study['line']}")
-
-
-def pictures(
-    parts: Annotated[
-        Positional[tuple[Literal["pages", "moved", "rejected", "prepared", "photo"], ...]],
-        arg(metavar="PART"),
-    ] = (),
-    results: Path = RESULTS,
-    jobs: int = 0,
-    pages: int = 500,
-    digits: int = 10_000,
-) -> None:
-    """Measure how well pictures are read: pages, moved digits, letters, scribbles, a photo.
-
-    Args:
-        parts: What to measure again; by default all.
-        results: The folder for pictures.json, in which other parts stay as they are.
-        jobs: How many pages to read side by side, 0 for one per core.
-        pages: How many pages to compose from the test digits.
-        digits: How many test digits to move, scale, invert, pad and recolour.
-    """
-    from tinydigits.lab.pictures import PARTS, measure
-
-    measure(results / "pictures.json", parts or PARTS, pages, digits, jobs)
-
-
-def parity(
-    results: Path = RESULTS, digits: int = 10_000, on_board: int = 500, random_networks: int = 200
-) -> None:
-    """Compare every logit of every engine: NumPy, C here and on emulated boards, WebAssembly.
-
-    Needs gcc, clang, gcc-arm-none-eabi, qemu-system-arm and nodejs (Debian's names).
-
-    Args:
-        results: The folder for parity.json.
-        digits: Test digits, and images of noise, for each preset on this machine.
-        on_board: Test digits for each preset on each board.
-        random_networks: How many networks of random layers and extreme weights.
-    """
-    from tinydigits.lab.parity import parity
-
-    parity(results, digits, on_board, random_networks)
-
-
-def bill(
-    preset_names: Presets = (),
-    results: Path = RESULTS,
-) -> None:
-    """Count what each preset costs on a microcontroller: flash, RAM, instructions.
-
-    Needs gcc, gcc-arm-none-eabi and qemu-system-arm (Debian's names), and the extra `onnx`.
-
-    Args:
-        preset_names: The presets; by default all of them.
-        results: The folder for bill.json.
-    """
-    from tinydigits.lab.bill import bill, table
-
-    print(table(bill(preset_names or tuple(PRESETS), results)))
-
-
-COMMANDS = (predict, evaluate, export, report, summary, presets, data, lab)
-LAB = (
-    *(certify, ablation, tune, fashion, integers, stress, parity, bill, benchmark, threads),
-    *(waiting, judge, pictures, tables),
-)
+COMMANDS = (predict, evaluate, export, report, summary, presets, data)
 
 
 def run_command(arguments: list[str]) -> None:
@@ -585,19 +276,21 @@ def run_command(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(__version__)
         return
-    commands: list[Callable[..., None]] = [*LAB]
-    prog, description, words = "tinydigits lab", lab.__doc__, arguments[1:]
-    if arguments[:1] != ["lab"]:
-        # The preset decides the defaults that the options show, so it is read before them.
-        named = arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-")
-        defaults = preset(arguments[1] if named else preset_to_start_from(arguments))
-        commands = [trainer(defaults, arguments), *COMMANDS]
-        prog, description, words = "tinydigits", DESCRIPTION, arguments
+    # The preset decides the defaults that the options show, so it is read before them.
+    named = arguments[:1] == ["train"] and arguments[1:] and not arguments[1].startswith("-")
+    defaults = preset(arguments[1] if named else preset_to_start_from(arguments))
+    choose_command((trainer(defaults, arguments), *COMMANDS), "tinydigits", DESCRIPTION, arguments)
+
+
+def choose_command(
+    commands: Iterable[Callable[..., None]], prog: str, description: str, arguments: list[str]
+) -> None:
+    """Call the one of several functions that the first of the words names, with the others."""
     tyro.extras.subcommand_cli_from_dict(
         {command.__name__: command for command in commands},
         prog=prog,
         description=description,
-        args=words,
+        args=arguments,
     )
 
 
@@ -609,11 +302,16 @@ def preset_to_start_from(arguments: list[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with 0, 1 (failure), 2 (misuse) or 128 + signal."""
+    """Run the command line; see `run_program`."""
+    run_program(run_command, sys.argv[1:] if arguments is None else arguments)
+
+
+def run_program(command: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Run a command line and exit with 0, 1 (failure), 2 (usage error) or 128 + signal."""
     printable_streams()
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        run_command(sys.argv[1:] if arguments is None else arguments)
+        command(arguments)
         sys.stdout.flush()
     except Failure as error:
         say(f"tinydigits: {error}")

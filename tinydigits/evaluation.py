@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinydigits.files import Misuse
+from tinydigits.errors import UsageError
 
 
 class Predictor(Protocol):
@@ -20,7 +20,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network said about N digits. Every metric and every picture derives from this."""
+    """What a network said about N digits. Every metric and every figure derives from this."""
 
     log_probs: np.ndarray
     """float32 (N, classes): the logarithm of each class's probability."""
@@ -42,40 +42,42 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the digits that are recognised, in percent."""
-        return 100.0 * int((self.guesses == self.labels).sum()) / len(self.labels)
+        """Share of the digits that are recognized, in percent."""
+        return 100.0 * int((self.predictions == self.labels).sum()) / len(self.labels)
 
     @property
-    def guesses(self) -> np.ndarray:
+    def predictions(self) -> np.ndarray:
         """int64 (N,): the most probable class of each digit."""
         return self.log_probs.argmax(axis=1)
 
     @property
     def confidence(self) -> np.ndarray:
-        """float32 (N,): the probability of the guess, 0 to 1."""
+        """float32 (N,): the probability of the prediction, 0 to 1."""
         return np.exp(self.log_probs.max(axis=1))
 
     def confusion(self) -> np.ndarray:
-        """Counts, int64 (classes, classes): row the true class, column the guess."""
+        """Counts, int64 (classes, classes): row the true class, column the prediction."""
         classes = len(self.class_names)
         counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (self.labels, self.guesses), 1)
+        np.add.at(counts, (self.labels, self.predictions), 1)
         return counts
 
     def largest_confusions(self, n: int = 5) -> list[tuple[int, int, int]]:
-        """The n most frequent errors as (true class, guess, how often), the most frequent first."""
+        """The n most frequent errors as (label, prediction, how often), the most frequent first."""
         errors = self.confusion()
         np.fill_diagonal(errors, 0)
         order = np.argsort(-errors, axis=None, kind="stable")[:n]
         cells = [divmod(int(i), len(errors)) for i in order]
         return [
-            (true, guess, int(errors[true, guess])) for true, guess in cells if errors[true, guess]
+            (label, prediction, int(errors[label, prediction]))
+            for label, prediction in cells
+            if errors[label, prediction]
         ]
 
     def precision_and_recall(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per class, float64 (classes,) each, 0 to 1; NaN where it was never guessed or present.
+        """Per class, float64 (classes,) each, 0 to 1; NaN where it was never predicted or present.
 
-        Precision is the share of right answers among the times that the class was guessed,
+        Precision is the share of right answers among the times that the class was predicted,
         recall the share among the times that it was there.
         """
         counts = self.confusion().astype(float)
@@ -84,20 +86,20 @@ class Evaluation:
             return right / counts.sum(axis=0), right / counts.sum(axis=1)
 
     def errors(self) -> np.ndarray:
-        """Indices of the wrong digits, int64, the worst (least probable truth) first."""
-        wrong = np.flatnonzero(self.guesses != self.labels)
+        """Indices of the wrong digits, int64, the worst (least probable label) first."""
+        wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(self.log_probs[wrong, self.labels[wrong]], kind="stable")]
 
     def calibration(self, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The reliability diagram: digits, mean confidence and accuracy in each bin, 0 to 1.
 
-        Bins are of equal width in the confidence of the guess (Guo et al. 2017, "On Calibration
-        of Modern Neural Networks"); empty ones have NaN.
+        Bins are of equal width in the confidence of the prediction (Guo et al. 2017, "On
+        Calibration of Modern Neural Networks"); empty ones have NaN.
         """
         which = np.minimum((self.confidence * bins).astype(int), bins - 1)
         digits = np.bincount(which, minlength=bins)
         confidence = np.bincount(which, self.confidence, minlength=bins)
-        right = np.bincount(which, self.guesses == self.labels, minlength=bins)
+        right = np.bincount(which, self.predictions == self.labels, minlength=bins)
         with np.errstate(invalid="ignore"):
             return digits, confidence / digits, right / digits
 
@@ -109,7 +111,7 @@ class Evaluation:
 
 
 def evaluate(predictor: Predictor, images: Any, labels: Any) -> Evaluation:
-    """Let `predictor` read every image, and keep what it said beside the truth.
+    """Let `predictor` read every image, and keep what it said beside the label.
 
     Args:
         predictor: what has `log_probs(images)`, and perhaps `class_names`.
@@ -117,23 +119,25 @@ def evaluate(predictor: Predictor, images: Any, labels: Any) -> Evaluation:
         labels: whole numbers (N,), the true classes, from 0 to the number of classes - 1.
 
     Raises:
-        Misuse: (a ValueError) there are no images, they are not raw pixels, or images and labels
-            do not belong together.
+        UsageError: (a ValueError) there are no images, they are not raw pixels, or images and
+            labels do not belong together.
     """
     images, labels = as_array(images, "images"), as_array(labels, "labels")
     if images.ndim != 3 or len(images) == 0:
-        raise Misuse(f"images must be (N, height, width) with N of 1 or more, not {images.shape}.")
+        raise UsageError(
+            f"images must be (N, height, width) with N of 1 or more, not {images.shape}."
+        )
     if images.dtype != np.uint8:
-        raise Misuse(f"images must be raw pixels, uint8 from 0 to 255, not {images.dtype}.")
+        raise UsageError(f"images must be raw pixels, uint8 from 0 to 255, not {images.dtype}.")
     if labels.shape != (len(images),):
-        raise Misuse(f"labels must be ({len(images)},) like the images, not {labels.shape}.")
+        raise UsageError(f"labels must be ({len(images)},) like the images, not {labels.shape}.")
     if labels.dtype.kind not in "iu":
-        raise Misuse(f"labels must be whole numbers, not {labels.dtype}.")
+        raise UsageError(f"labels must be whole numbers, not {labels.dtype}.")
     log_probs = predictor.log_probs(np.ascontiguousarray(images))
     classes = log_probs.shape[1]
     beyond = (labels < 0) | (labels >= classes)
     if beyond.any():
-        raise Misuse(
+        raise UsageError(
             f"labels must be from 0 to {classes - 1}, the classes of this network, "
             f"not {labels[beyond][0]}."
         )
@@ -145,11 +149,13 @@ def as_array(values: Any, name: str) -> np.ndarray:
     """`values` as an array of NumPy; a tensor is brought to the CPU first.
 
     Raises:
-        Misuse: they are ragged, or no array at all.
+        UsageError: they are ragged, or no array at all.
     """
     try:
         if hasattr(values, "detach"):  # a tensor, without importing PyTorch to ask
             values = values.detach().cpu()
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise Misuse(f"{name} must be an array of numbers, not {type(values).__name__}.") from error
+        raise UsageError(
+            f"{name} must be an array of numbers, not {type(values).__name__}."
+        ) from error

@@ -1,76 +1,27 @@
-"""The two rules for everything that tinydigits does with files, and the errors that it raises.
-
-Files appear whole or not at all (`write_atomically`), and whatever a user can cause ends in one
-sentence (`Failure`, `Misuse`), which the command line prints without a traceback.
-"""
+"""How files are written and read: whole or not at all, and what goes wrong ends in one sentence."""
 
 import contextlib
-import io
 import json
 import os
 import secrets
-import sys
 import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-
-class Failure(Exception):
-    """Something went wrong that the user can mend: the message says what and how. Exit code 1."""
-
-    exit_code = 1
-
-
-class Misuse(Failure, ValueError):
-    """The request itself makes no sense: the message says what would. Exit code 2."""
-
-    exit_code = 2
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, for the inside of a sentence: "No space left on device"."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def say(message: str) -> None:
-    """Tell a person something that is not the result, on standard error."""
-    print(message, file=sys.stderr, flush=True)
-
-
-def printable_streams() -> None:
-    r"""Let standard output and error print any text, whatever encoding the environment asks for.
-
-    A character that the encoding lacks is printed as its escape, like \u0107: better than an
-    error in the middle of a table.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """`items`, with a bar on standard error after two seconds, where a person watches."""
-    if len(items) < 2:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, what, leave=False, disable=None, delay=2)
+from tinydigits.errors import Failure, UsageError, reason
 
 
 def expand(path: str | Path) -> Path:
     """`path` with a leading ~ or ~user replaced by that home.
 
     Raises:
-        Misuse: there is no such user, or this one has no home.
+        UsageError: there is no such user, or this one has no home.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         home = Path(path).parts[0]
-        raise Misuse(
+        raise UsageError(
             f"Nobody knows which folder {home} in {path} is: write the path in full."
         ) from error
 

@@ -2,7 +2,7 @@
 
 run = start(config)             # a new folder, fresh weights
 for row in epochs(run): ...     # one pass over the digits each; saved after every one
-finish(run)                     # weights, verdict, pictures, report
+finish(run)                     # weights, verdict, figures, report
 """
 
 from __future__ import annotations
@@ -15,50 +15,56 @@ import io
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from tinydigits import training
-from tinydigits.config import ACCURACY_GOAL, EPOCH_GOAL, PARAMETER_GOAL, Config, read_config
 from tinydigits.data.dataset import check_fingerprint, load_dataset
+from tinydigits.errors import Failure, UsageError, reason
 from tinydigits.evaluation import evaluate
-from tinydigits.files import (
-    Failure,
-    Misuse,
-    expand,
-    read_json,
-    reason,
-    say,
-    sweep_temporaries,
-    write_atomically,
-    write_json,
-)
-from tinydigits.layers import total
-from tinydigits.machine import choose_threads, describe_machine, precision_name, use_threads
-from tinydigits.model import load_model, model_bytes
-from tinydigits.modelfile import summarise
-from tinydigits.quantise import CALIBRATION, quantize
-from tinydigits.report import check_summary, write_report
-from tinydigits.training import Run, first_epoch_over_goal, new_run, reported_part
+from tinydigits.files import expand, read_json, sweep_temporaries, write_atomically, write_json
+from tinydigits.network.model import load_model, save_model
+from tinydigits.quant.ptq import CALIBRATION, quantize
+from tinydigits.quant.tdq import to_bytes
+from tinydigits.report.report import write_report
+from tinydigits.report.summary import check_summary, summarize_run
+from tinydigits.run_folder import read_config
+from tinydigits.terminal import say
+from tinydigits.training import loop
+from tinydigits.training.config import Config
+from tinydigits.training.hardware import choose_threads, precision_name, use_threads
+from tinydigits.training.loop import Run, new_run, reported_part
+from tinydigits.training.state import load_state, save_state
+
+CHECKPOINT = "checkpoint.pt"
+"""The file in a run's folder that a stopped run goes on from."""
 
 
-def train(config: Config) -> Run:
+@dataclass(kw_only=True)
+class SavedRun(Run):
+    """A run that is kept in a folder."""
+
+    folder: Path
+    lock: FileLock
+    """Keeps other processes from training in the folder, until the run is finished."""
+
+
+def train(config: Config) -> SavedRun:
     """Train a network from start to end, and print a row per epoch.
 
     Returns:
-        The finished run; its folder holds the weights, the verdict, the pictures and the report.
+        The finished run; its folder holds the weights, the verdict, the figures and the report.
 
     Raises:
-        Misuse: the output folder is taken, or the device does not exist.
+        UsageError: the output folder is taken, or the device does not exist.
         Failure: the data cannot be had, the folder cannot be written, or the loss is not finite.
     """
     return complete(start(config))
 
 
-def complete(run: Run) -> Run:
+def complete(run: SavedRun) -> SavedRun:
     """Train what is left of a run, printing a row per epoch, and write its results."""
     precision = precision_name(run.config, run.device)
     print(f"{run.config.name} on {run.device} in {precision}, threads: {run.threads}")
@@ -71,7 +77,7 @@ def complete(run: Run) -> Run:
     return run
 
 
-def start(config: Config) -> Run:
+def start(config: Config) -> SavedRun:
     """Make a new run: its folder, its data and its freshly drawn weights.
 
     Raises: as `train`.
@@ -85,17 +91,17 @@ def start(config: Config) -> Run:
     # So that a resumed run has as many, wherever that is: with others the last bits may differ.
     config = dataclasses.replace(config, threads=choose_threads(config))
     run = new_run(config)
-    run.folder = new_folder(config.name) if config.out is None else expand(config.out)
-    run.lock = claim(run.folder)
-    refuse_taken(run.folder)  # another process may have been faster
-    write_json(run.folder / "config.json", config.to_json())
-    return run
+    folder = new_folder(config.name) if config.out is None else expand(config.out)
+    lock = claim(folder)
+    refuse_taken(folder)  # another process may have been faster
+    write_json(folder / "config.json", config.to_json())
+    return SavedRun(**vars(run), folder=folder, lock=lock)
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raise Misuse if there is something in `folder`, or if it is a file."""
+    """Raise UsageError if there is something in `folder`, or if it is a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
-        raise Misuse(
+        raise UsageError(
             f"{folder} is already there: choose another --out, or go on with the run in it by "
             f"tinydigits train --resume {folder}"
         )
@@ -128,7 +134,7 @@ def claim(folder: Path) -> FileLock:
     The lock goes with the process, however that ends.
 
     Raises:
-        Misuse: another process is training in it.
+        UsageError: another process is training in it.
         Failure: the folder cannot be made or written.
     """
     try:
@@ -136,7 +142,7 @@ def claim(folder: Path) -> FileLock:
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise Misuse(f"Another process is training in {folder}: let it finish.") from error
+        raise UsageError(f"Another process is training in {folder}: let it finish.") from error
     except OSError as error:
         raise Failure(
             f"Cannot write in {folder}: {reason(error)}. Choose another --out."
@@ -144,7 +150,7 @@ def claim(folder: Path) -> FileLock:
     return lock
 
 
-def resume(folder: Path) -> Run:
+def resume(folder: Path) -> SavedRun:
     """Take up a run where it was stopped, at whatever moment that was.
 
     It goes on from the last finished epoch and ends in the weights, to the bit, of a run that
@@ -152,142 +158,60 @@ def resume(folder: Path) -> Run:
     nobody has checked it).
 
     Raises:
-        Misuse: `folder` is not a run folder.
+        UsageError: `folder` is not a run folder.
         Failure: its configuration or its checkpoint is damaged.
     """
     folder = expand(folder)
     config = read_config(folder)
     lock = claim(folder)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT
     run = new_run(config, fresh=not checkpoint.exists())
-    run.folder, run.lock = folder, lock
     sweep_temporaries(folder)
     if checkpoint.exists():
-        load_checkpoint(run, checkpoint)
-    return run
+        load_state(run, checkpoint)
+    return SavedRun(**vars(run), folder=folder, lock=lock)
 
 
-def epochs(run: Run) -> Iterator[dict[str, Any]]:
-    """`tinydigits.training.epochs`, with a checkpoint and metrics.csv written after each.
+def epochs(run: SavedRun) -> Iterator[dict[str, Any]]:
+    """`tinydigits.training.loop.epochs`, with a checkpoint and metrics.csv written after each.
 
     Raises:
         Failure: the loss is not finite, or the folder cannot be written. What the last finished
             epoch left is still there.
     """
-    for row in training.epochs(run):
-        save_checkpoint(run)
+    for row in loop.epochs(run):
+        save_state(run, run.folder / CHECKPOINT)
         write_metrics(run)
         yield row
 
 
-def folder_of(run: Run) -> Path:
-    """The folder that a run is kept in.
-
-    Raises:
-        Misuse: it has none.
-    """
-    if run.folder is None:
-        raise Misuse("This run has no folder: make it with start, or keep its weights yourself.")
-    return run.folder
-
-
-def save_checkpoint(run: Run) -> None:
-    """Write all that the next epoch depends on, so that a killed run can go on from here."""
-    state = {
-        "config": comparable(run.config),
-        "data": run.dataset.fingerprint,
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "history": run.history,
-        "random": torch.get_rng_state(),
-    }
-    if run.average is not None:
-        state["average"] = run.average.state_dict()
-    if run.device.type == "cuda":
-        state["random_cuda"] = torch.cuda.get_rng_state(run.device)
-    elif run.device.type == "mps":
-        state["random_mps"] = torch.mps.get_rng_state()
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(folder_of(run) / "checkpoint.pt", buffer.getvalue())
-
-
-def comparable(config: Config) -> dict[str, Any]:
-    """What of a configuration a checkpoint depends on: all but the places of files."""
-    return config.to_json() | {"data": None, "out": None, "init": ""}
-
-
-def load_checkpoint(run: Run, path: Path) -> None:
-    """Bring `run` to the state that `save_checkpoint` wrote.
-
-    Raises:
-        Failure: the file is damaged or belongs to another configuration, or the data have changed.
-    """
-    try:
-        # weights_only: a checkpoint from a stranger must not be able to run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        fingerprint = state.get("data")
-    # torch raises errors of a dozen types for a damaged file.
-    except Exception as error:
-        raise unusable(path, error) from error
-    check_fingerprint(run.dataset, fingerprint, folder_of(run), run.config.data_source)
-    try:
-        # Options that are newer than the checkpoint had their defaults when it was written.
-        if comparable(Config(run.config.layers)) | state["config"] != comparable(run.config):
-            raise ValueError("it was made with other options")
-        if any(f"{reported_part(run.config)}_loss" not in row for row in state["history"]):
-            raise ValueError("its rows are about other digits")
-        run.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        if run.average is not None:
-            run.average.load_state_dict(state["average"])
-        run.history = state["history"]
-        torch.set_rng_state(state["random"])
-        if run.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], run.device)
-        elif run.device.type == "mps":
-            torch.mps.set_rng_state(state["random_mps"])
-    except Exception as error:
-        raise unusable(path, error) from error
-
-
-def unusable(path: Path, error: Exception) -> Failure:
-    """What to say of a checkpoint that cannot be taken up."""
-    return Failure(
-        f"{path} is damaged or belongs to another run: remove it to start this run again "
-        f"from its first epoch ({reason(error)[:200]})."
-    )
-
-
-def write_metrics(run: Run) -> None:
+def write_metrics(run: SavedRun) -> None:
     """Write metrics.csv, a row per epoch, with losses and accuracies as precise as they are."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, list(run.history[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(run.history)
-    write_atomically(folder_of(run) / "metrics.csv", text.getvalue())
+    write_atomically(run.folder / "metrics.csv", text.getvalue())
 
 
-def finish(run: Run) -> None:
-    """Write what a run leaves behind: weights, summary, pictures and report; print the verdict."""
-    folder = folder_of(run)
+def finish(run: SavedRun) -> None:
+    """Write what a run leaves behind: weights, summary, figures and report; print the verdict."""
+    folder = run.folder
     if run.evaluation is None:  # resumed after the last epoch
         run.evaluation = evaluate(run.network, run.images, run.labels)
         write_metrics(run)  # a kill between the checkpoint and the row has left it out
-    write_atomically(folder / "model.safetensors", model_bytes(run.network, run.config.name))
-    config, summary = run.config, summarise_run(run)
-    # Of a plain run on MNIST the network in integers can be made at any time. Other data may be
-    # gone by then, and only the run knows which bits it trained for.
-    if not run.dataset.is_mnist or config.quantised_epochs:
-        bits = config.activation_bits, config.weight_bits
-        try:
-            integers = quantize(run.network, run.dataset.train_images[:CALIBRATION], 1.0, *bits)
-            write_atomically(folder / "model.tdq", integers.to_bytes())
-            if config.quantised_epochs:  # with few bits it may read otherwise than the float one
-                found = evaluate(integers, run.images, run.labels).accuracy
-                summary["accuracy_in_integers"] = found
-        except Misuse as error:
-            say(f"There is no model.tdq, the network in integers: {error}")
+    save_model(folder / "model.safetensors", run.network, run.config.name)
+    config, summary = run.config, summarize_run(run)
+    # Made here, since the data may be gone later, and only the run knows its bits.
+    bits = config.activation_bits, config.weight_bits
+    try:
+        integers = quantize(run.network, run.dataset.train_images[:CALIBRATION], 1.0, *bits)
+        write_atomically(folder / "model.tdq", to_bytes(integers))
+        if config.qat_epochs:  # with few bits it may read otherwise than the float one
+            found = evaluate(integers, run.images, run.labels).accuracy
+            summary["accuracy_in_integers"] = found
+    except UsageError as error:
+        say(f"There is no model.tdq, the network in integers: {error}")
     write_json(folder / "summary.json", summary)
     write_report(folder, config, summary, run.history, run.evaluation, run.images)
     if not run.dataset.is_mnist:
@@ -299,61 +223,8 @@ def finish(run: Run) -> None:
         )
     for goal in summary["goals"]:
         print(f"{'MET   ' if goal['met'] else 'MISSED'} {goal['goal']}: {goal['measured']}")
-    if run.lock is not None:
-        run.lock.release()
+    run.lock.release()
     print(f"Everything is in {folder}; read {folder / 'report.html'}")
-
-
-def summarise_run(run: Run) -> dict[str, Any]:
-    """The content of summary.json: goals, values, and all that is needed to repeat the run.
-
-    The goals are about MNIST, so for other data there are none.
-    """
-    accuracy = run.history[-1][f"{reported_part(run.config)}_accuracy"]
-    loss = run.history[-1][f"{reported_part(run.config)}_loss"]
-    first = first_epoch_over_goal(run)
-    parameters, macs = total(summarise(run.network))
-    digits = run.dataset.describe("held-out training" if run.config.validation else "test")
-    passed = f"first over {ACCURACY_GOAL} % in epoch {first}" if first else "never over it"
-    goals = [
-        {
-            "goal": f"accuracy over {ACCURACY_GOAL} % on the {digits}",
-            "met": accuracy > ACCURACY_GOAL,
-            "measured": f"{accuracy:.2f} % after the last epoch, {passed}",
-        },
-        {
-            "goal": f"under {PARAMETER_GOAL:,} trainable parameters",
-            "met": parameters < PARAMETER_GOAL,
-            "measured": f"{parameters:,}",
-        },
-        {
-            "goal": f"at most {EPOCH_GOAL} epochs",
-            "met": run.config.epochs <= EPOCH_GOAL,
-            "measured": f"{run.config.epochs}",
-        },
-    ]
-    weights = model_bytes(run.network, run.config.name)
-    return {
-        "name": run.config.name,
-        "dataset": run.dataset.name,
-        "data_sha256": run.dataset.fingerprint,
-        "class_names": run.dataset.class_names,
-        "goals": goals if run.dataset.is_mnist else [],
-        "evaluated_on": digits,
-        "accuracy": accuracy,
-        "loss": loss,
-        "first_epoch_over_goal": first if run.dataset.is_mnist else None,
-        "epochs": run.config.epochs,
-        "parameters": parameters,
-        "macs": macs,
-        "seconds": sum(row["seconds"] for row in run.history),
-        "seed": run.config.seed,
-        "device": str(run.device),
-        "precision": precision_name(run.config, run.device),
-        "threads": run.threads,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        **describe_machine(run.device),
-    }
 
 
 def header(config: Config) -> str:
@@ -371,7 +242,7 @@ def format_row(row: dict[str, Any]) -> str:
     return (
         f"{row['epoch']:5}{row['train_loss']:13.4f}{row['train_accuracy']:10.2f} %"
         f"{row[f'{part}_loss']:13.4f}{row[f'{part}_accuracy']:9.2f} %"
-        f"{row['learning_rate']:16.4g}{row['seconds']:10.1f}"
+        f"{row['lr']:16.4g}{row['seconds']:10.1f}"
     )
 
 
@@ -385,7 +256,7 @@ def rewrite_report(folder: Path) -> Path:
         The path of report.html.
 
     Raises:
-        Misuse: there is no finished run in `folder`.
+        UsageError: there is no finished run in `folder`.
         Failure: a file is missing, damaged or of another run, or the folder cannot be written.
     """
     folder = expand(folder)
@@ -414,7 +285,7 @@ def read_metrics(path: Path, config: Config) -> list[dict[str, Any]]:
         Failure: there is no such file, or it is not such a table.
     """
     part = reported_part(config)
-    names = ("train_loss", "train_accuracy", f"{part}_loss", f"{part}_accuracy", "learning_rate")
+    names = ("train_loss", "train_accuracy", f"{part}_loss", f"{part}_accuracy", "lr")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [

@@ -1,7 +1,35 @@
-"""What a terminal shows."""
+"""What people see beside the results: messages, progress bars, characters that can be printed."""
 
+import io
+import sys
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+
+def say(message: str) -> None:
+    """Tell a person something that is not the result, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def printable_streams() -> None:
+    r"""Let standard output and error print any text, whatever encoding the environment asks for.
+
+    A character that the encoding lacks is printed as its escape, like \u0107: better than an
+    error in the middle of a table.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """`items`, with a bar on standard error after two seconds, where a person watches."""
+    if len(items) < 2:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, what, leave=False, disable=None, delay=2)
 
 
 def is_printable_name(value: Any) -> bool:

@@ -19,12 +19,12 @@ int main(void)
         return 1;
     }
     for (int digit = 0; digit < 10; digit++) {
-        int guess = tinydigits_predict(model, digits[digit], logits, scratch);
+        int prediction = tinydigits_predict(model, digits[digit], logits, scratch);
         write_text(tinydigits_class_name(model, digit));
         write_text(" is read as ");
-        write_text(tinydigits_class_name(model, guess));
+        write_text(tinydigits_class_name(model, prediction));
         write_text("\n");
-        right += guess == digit;
+        right += prediction == digit;
     }
     write_text(right == 10 ? "all ten are right\n" : "not all are right\n");
     return right != 10;

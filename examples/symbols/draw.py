@@ -58,11 +58,11 @@ SYMBOLS: dict[str, list[Line]] = {
 
 
 def picture(strokes: list[Line], random: np.random.Generator) -> Image.Image:
-    """One symbol on a paper of its own, grey."""
+    """One symbol on a paper of its own, gray."""
     size = int(random.integers(48, 160))
     scale = 4  # drawn larger, then reduced, so that edges are smooth
     turn = math.radians(random.normal(0, 6))
-    wide, high = random.uniform(0.75, 1.1, 2) * size * scale * random.uniform(0.5, 0.8)
+    width, height = random.uniform(0.75, 1.1, 2) * size * scale * random.uniform(0.5, 0.8)
     slant = random.normal(0, 0.12)
     middle = size * scale / 2 + random.normal(0, size * scale * 0.03, 2)
     pen = size * scale * random.uniform(0.025, 0.07)
@@ -75,7 +75,7 @@ def picture(strokes: list[Line], random: np.random.Generator) -> Image.Image:
         dots = np.concatenate([np.linspace(a, b, 12) for a, b in itertools.pairwise(corners)])
         dots += np.cumsum(random.normal(0, 0.004, dots.shape), axis=0)  # the hand shakes
         x, y = (dots - 0.5).T
-        x, y = (x + slant * y) * wide, y * high
+        x, y = (x + slant * y) * width, y * height
         x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
         for px, py in zip(x + middle[0], y + middle[1], strict=True):
             r = pen / 2

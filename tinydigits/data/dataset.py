@@ -19,9 +19,10 @@ import numpy as np
 from tinydigits.data.folders import classes_in, load_pictures, parts_of
 from tinydigits.data.formats import HOLDS, IDX_FILES, copies, parse_idx, plain_name, read
 from tinydigits.data.mnist import Mnist, held_out, load_mnist
-from tinydigits.files import Failure, Misuse, expand, reason, say
-from tinydigits.layers import DIGITS, MEAN, MOST_CLASSES, SIZE, STD
-from tinydigits.terminal import is_printable_name
+from tinydigits.errors import Failure, UsageError, reason
+from tinydigits.files import expand
+from tinydigits.network.architecture import DIGITS, MEAN, MOST_CLASSES, SIZE, STD
+from tinydigits.terminal import is_printable_name, say
 
 MNIST = "MNIST"
 """What MNIST is called, and no other data may be: so their name says whether data are MNIST."""
@@ -94,7 +95,8 @@ def load_dataset(source: DataSource = DataSource(), to_train: bool = True) -> Da
             train and test is all for measuring, and a class may be as small as it likes.
 
     Raises:
-        Misuse: there is no such folder, it is laid out otherwise, or a class has too few pictures.
+        UsageError: there is no such folder, it is laid out otherwise, or a class has too few
+            pictures.
         Failure: a file is damaged, is no picture or is not MNIST's, or MNIST cannot be fetched.
     """
     if is_own(source):
@@ -116,12 +118,12 @@ def relabeled(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
     """A data set with the classes of a network, in their order.
 
     Raises:
-        Misuse: it has a class that the network does not know.
+        UsageError: it has a class that the network does not know.
     """
     if dataset.is_mnist and len(class_names) == len(DIGITS):  # whatever it calls them
         return dataset._replace(class_names=class_names)
     if unknown := [name for name in dataset.class_names if name not in class_names]:
-        raise Misuse(
+        raise UsageError(
             f"{dataset.name} has the class {unknown[0]}, and this network only knows "
             f"{listed(class_names)}."
         )
@@ -165,7 +167,9 @@ def listed(names: tuple[str, ...], most: int = 12) -> str:
 def load_own(source: DataSource, to_train: bool) -> Dataset:
     """`load_dataset` where the data are the user's own."""
     if source.root is None:
-        raise Misuse("--dataset is the name of the data in a folder: name the folder by --data.")
+        raise UsageError(
+            "--dataset is the name of the data in a folder: name the folder by --data."
+        )
     root = expand(source.root)
     name = source.name or root.resolve().name
     try:
@@ -189,11 +193,11 @@ def described(
     """A data set with its normalization and its fingerprint.
 
     Raises:
-        Misuse: its name or that of a class cannot be, or there are too few or too many classes.
+        UsageError: its name or that of a class cannot be, or there are too few or too many classes.
         Failure: there is nothing to see in it.
     """
     if not is_printable_name(name) or name.casefold() == MNIST.casefold():
-        raise Misuse(
+        raise UsageError(
             f"The data in {root} cannot be called {name!r}: give them a name of 1 to 100 "
             "characters other than MNIST by --dataset."
         )
@@ -217,13 +221,13 @@ def check_classes(names: tuple[str, ...], root: Path, least: int) -> None:
     """Refuse names that cannot be, and numbers of classes that no network tells apart."""
     for name in names:
         if not is_printable_name(name):
-            raise Misuse(
+            raise UsageError(
                 f"The class {name!r} in {root} cannot be called that: a name has 1 to 100 "
                 "characters, none of them a control character."
             )
     if not least <= len(names) <= MOST_CLASSES:
         found = f"only the class {names[0]}" if len(names) == 1 else f"{len(names)} classes"
-        raise Misuse(f"{root} holds {found}: a network tells {least} to {MOST_CLASSES} apart.")
+        raise UsageError(f"{root} holds {found}: a network tells {least} to {MOST_CLASSES} apart.")
 
 
 def hold_out_mask(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -254,7 +258,7 @@ def check_sizes(train: dict[str, int], test: dict[str, int], root: Path) -> None
         root: where they are.
 
     Raises:
-        Misuse: a class has too few.
+        UsageError: a class has too few.
     """
     for name in train | test:
         to_train, to_test = train.get(name, 0), test.get(name, 0)
@@ -264,7 +268,7 @@ def check_sizes(train: dict[str, int], test: dict[str, int], root: Path) -> None
             (to_test, 1, "to test on"),
         ):
             if n < least:
-                raise Misuse(
+                raise UsageError(
                     f"The class {name} in {root} has {n} picture{'s' * (n != 1)} {what}: at least "
                     f"{least} {'is' if least == 1 else 'are'} needed."
                 )
@@ -303,13 +307,13 @@ def from_files(paths: list[Path], root: Path, name: str) -> Dataset:
     """A data set of IDX files, an .npz in Keras's form, or CSV tables; numbers name its classes.
 
     Raises:
-        Misuse: a part is missing.
+        UsageError: a part is missing.
         Failure: a file is damaged, or holds something else than images of 28x28 and their labels.
     """
     found: dict[str, np.ndarray] = {}
     for path in paths:
         if path.suffix != ".npz" and plain_name(path) not in HOLDS:
-            raise Misuse(f"{path} is no .npz: name one, or the folder of the data set.")
+            raise UsageError(f"{path} is no .npz: name one, or the folder of the data set.")
         try:
             held = read(path)
         except Failure as failure:
@@ -317,7 +321,7 @@ def from_files(paths: list[Path], root: Path, name: str) -> Dataset:
         for key, raw in held.items():
             found.setdefault(key, parse_idx(raw, f"{path} ({key})" if len(held) > 1 else str(path)))
     if lacking := [key for key in IDX_FILES if key not in found]:
-        raise Misuse(f"The data folder {root} lacks {', '.join(lacking)}.")
+        raise UsageError(f"The data folder {root} lacks {', '.join(lacking)}.")
     parts = [found[key] for key in IDX_FILES]
     for images, labels in (parts[:2], parts[2:]):
         if images.ndim != 3 or images.shape[1:] != (SIZE, SIZE) or not len(images):
@@ -346,7 +350,8 @@ def from_pictures(root: Path, name: str, as_is: bool, to_train: bool) -> Dataset
     """A data set from a folder with a subfolder of pictures for each class.
 
     Raises:
-        Misuse: it is laid out otherwise, or a class has too few pictures.
+        UsageError: it is laid out otherwise, or a class has too few
+            pictures.
         Failure: a file is no picture.
     """
     parts = {part: classes_in(folder) for part, folder in parts_of(root, to_train).items()}

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from tinydigits.data.formats import FORMS
-from tinydigits.files import Failure, Misuse, progress, say
-from tinydigits.layers import SIZE
-from tinydigits.preparation import LONGEST, prepare
+from tinydigits.errors import Failure, UsageError
+from tinydigits.images.preprocess import gray_of, prepare
+from tinydigits.network.architecture import SIZE
+from tinydigits.terminal import progress, say
 
 PARTS = ("train", "test")
 """The folders of a data set whose maker has chosen what is held out."""
@@ -26,16 +27,16 @@ def parts_of(root: Path, to_train: bool) -> dict[str, Path]:
     """The folders with the classes: those of `PARTS`, or the root alone, as train.
 
     Raises:
-        Misuse: there is something else, or nothing.
+        UsageError: there is something else, or nothing.
     """
     if not root.is_dir():
-        raise Misuse(
+        raise UsageError(
             f"The data folder {root} is not a folder: name one that holds MNIST, or a subfolder of "
             "pictures for each class."
         )
     entries = visible(root)
     if not entries:
-        raise Misuse(
+        raise UsageError(
             f"The data folder {root} is empty: put there a subfolder of pictures for each class, "
             f"or {FORMS}."
         )
@@ -47,12 +48,12 @@ def parts_of(root: Path, to_train: bool) -> dict[str, Path]:
     if not parts:
         return {"train": root}
     if others := [entry for entry in entries if entry not in parts.values()]:
-        raise Misuse(
+        raise UsageError(
             f"{root} holds {others[0].name} beside {' and '.join(parts)}: move it away, for train "
             "holds what is trained on, and test what is measured on."
         )
     if to_train and len(parts) == 1:
-        raise Misuse(
+        raise UsageError(
             f"{root} holds {' and '.join(parts)} alone: add the other one of train and test, or "
             "name the folder that holds the classes."
         )
@@ -72,26 +73,26 @@ def classes_in(folder: Path) -> Pictures:
     """The classes of a folder: a subfolder each, with nothing but files in it.
 
     Raises:
-        Misuse: there is something else.
+        UsageError: there is something else.
     """
     classes: Pictures = {}
     for entry in visible(folder):
         if not entry.is_dir():
-            raise Misuse(
+            raise UsageError(
                 f"{folder} holds {entry.name} beside the folders of its classes: each picture must "
                 "be in the folder of its class."
             )
         name = unicodedata.normalize("NFC", entry.name)  # as Linux and Windows write it
         if name in classes:
-            raise Misuse(f"{folder} holds two folders called {name}: merge or rename them.")
+            raise UsageError(f"{folder} holds two folders called {name}: merge or rename them.")
         classes[name] = visible(entry)
         if not classes[name]:
-            raise Misuse(
+            raise UsageError(
                 f"The class folder {entry} is empty: put its pictures there, or remove it."
             )
         for path in classes[name]:
             if path.is_dir():
-                raise Misuse(
+                raise UsageError(
                     f"The class folder {entry} holds the folder {path.name}: the pictures of a "
                     "class are directly in its folder."
                 )
@@ -111,6 +112,8 @@ def load_pictures(
     images = np.zeros((len(paths), SIZE, SIZE), np.uint8)
     blank = []
     for i, path in enumerate(progress(paths, "reading pictures")):
+        if not path.is_file():
+            raise Failure(f"{path} is no file: the folder of a class holds pictures only.")
         gray = gray_of(path)
         if as_is and gray.shape != (SIZE, SIZE):
             height, width = gray.shape
@@ -124,19 +127,3 @@ def load_pictures(
     if blank:
         say(f"No ink is seen in {len(blank)} of {len(paths)} pictures, such as {blank[0]}.")
     return images, np.array(labels, np.int64)
-
-
-def gray_of(path: Path) -> np.ndarray:
-    """A picture's gray levels, uint8 (H, W), black 0 and white 255, as `tinydigits.read` opens it.
-
-    Raises:
-        Failure: it is no picture, it is damaged, or it is too large to be unpacked.
-    """
-    from tinydigits.pictures import open_picture, pixels_of
-
-    if not path.is_file():
-        raise Failure(f"{path} is no file: the folder of a class holds pictures only.")
-    pixels = pixels_of(open_picture(path))
-    step = -(-max(pixels.shape) // LONGEST)
-    gray = pixels[::step, ::step].mean(axis=2)
-    return gray.clip(0, 255).round().astype(np.uint8)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinydigits.files import Failure, reason
+from tinydigits.errors import Failure, reason
 
 TRAIN = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"

@@ -22,15 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinydigits.data.formats import FORMS, HOLDS, copies, parse_idx, plain_name, read, read_plain
-from tinydigits.files import (
-    Failure,
-    Misuse,
-    expand,
-    reason,
-    say,
-    sweep_temporaries,
-    write_atomically,
-)
+from tinydigits.errors import Failure, UsageError, reason
+from tinydigits.files import expand, sweep_temporaries, write_atomically
+from tinydigits.terminal import say
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -104,7 +98,7 @@ def load_mnist(root: str | Path | None = None) -> Mnist:
         Four arrays: images uint8 (60000, 28, 28) and (10000, 28, 28), labels int64.
 
     Raises:
-        Misuse: `root` is not a folder, or lacks some of MNIST.
+        UsageError: `root` is not a folder, or lacks some of MNIST.
         Failure: a file in `root` is damaged or not MNIST's, or no source could be reached.
     """
     return Mnist(*(parse_idx(raw, name) for name, (raw, _) in find_files(root).items()))
@@ -120,7 +114,7 @@ def from_folder(root: Path) -> Found:
     """`find_files` in a folder that the user has named, and nowhere else."""
     try:
         if not root.is_dir():
-            raise Misuse(
+            raise UsageError(
                 f"The data folder {root} is not a folder: name one that holds MNIST or a subfolder "
                 "of pictures for each class. Other data in an .npz need a name too, by --dataset."
             )
@@ -133,7 +127,7 @@ def from_folder(root: Path) -> Found:
     if lacking:
         problems.append(f"The data folder {root} lacks {', '.join(lacking)}")
     if problems:
-        raise (Failure if refused else Misuse)(
+        raise (Failure if refused else UsageError)(
             f"{'; '.join(problems)}. Put there {FORMS}, or name no folder to have it fetched. "
             f"{OTHERS}"
         )

@@ -1,5 +1,5 @@
 /* A gray picture of one digit becomes an image as MNIST has them. The rules are those of `prepare`
- * in tinydigits/preparation.py, which gives the same bits.
+ * in tinydigits/images/preprocess.py, which gives the same bits.
  *
  * The picture streams: each row is filtered to at most 20 values, and these are added to the at
  * most 20 rows of sums that they take part in. Nothing is divided by the processor, for small
@@ -61,7 +61,7 @@ struct workspace {
 
 typedef char scratch_suffices[sizeof(struct workspace) <= TINYDIGITS_PREPARE_SCRATCH ? 1 : -1];
 
-/* What is ink: the distance from the paper, towards the ink, if it is greater than `floor`. */
+/* What is ink: the distance from the paper, toward the ink, if it is greater than `floor`. */
 struct ink {
     int paper; /* gray level, 0 to 255 */
     int sign;  /* 1 for ink lighter than the paper, -1 for darker */

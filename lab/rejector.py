@@ -1,0 +1,162 @@
+"""The rejector, which tells digits from what is none, and the threshold of rejection.
+
+A network for digits answers everything. The rejector, an out-of-distribution detector, is a network
+of the same kind with two classes. It is trained on the first 50,000 training digits against what
+`lab.drawings` draws: letters and signs of fonts, scribbles, bars and boxes, and digits that were
+cut in two or run together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.drawings import draw
+from tinydigits.data.mnist import held_out, load_mnist
+from tinydigits.evaluation import evaluate
+from tinydigits.files import write_atomically, write_json
+from tinydigits.network.architecture import MEAN, STD
+from tinydigits.quant.tdq import load_quantized, to_bytes
+from tinydigits.reader.recognize import MODEL, REJECTOR
+
+LAYERS = "conv3:8 pool separable3:40 separable3:40 again again"
+"""The rejector's network, in the words of `tinydigits.network.architecture`."""
+
+
+REJECTED = 0.01
+"""The share of unseen digits that fall below the threshold."""
+
+
+def draw_unseen(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the rejector of that seed never saw, as `draw` gives it: of 5,000 held-out digits."""
+    return draw(seed + 1, held_out(load_mnist()).test_images[:5000], 2_500)
+
+
+def train_rejector(
+    seed: int = 0, count: int = 25_000, epochs: int = 5
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Train the rejector's network; nothing is written.
+
+    Returns:
+        The network, and images and labels as `draw` gives them, of digits that it never saw.
+    """
+    from tinydigits.data.dataset import Dataset
+    from tinydigits.training import loop
+    from tinydigits.training.presets import preset
+
+    mnist = held_out(load_mnist())
+    config = dataclasses.replace(
+        preset("tiny4k"),
+        name="rejector",
+        seed=seed,
+        layers=tuple(LAYERS.split()),
+        epochs=epochs,
+        batch_size=128,
+        channels_last=False,
+        device="cpu",
+        background=0.0,  # what it sees was prepared, so its paper is 0
+        ink_fade=0.0,
+    )
+    unseen, labels = draw_unseen(seed)
+    parts = *draw(seed, mnist.train_images, count), unseen, labels
+    run = loop.new_run(config, Dataset(*parts, "candidates", ("digit", "none"), MEAN, STD))
+    for row in loop.epochs(run):
+        print(
+            f"epoch {row['epoch']}: {row['test_accuracy']:.2f} % of what it never saw", flush=True
+        )
+    return run.network, unseen, labels
+
+
+def make_rejector(
+    hold_out_models: Path, results: Path, seed: int, threshold_only: bool = False
+) -> dict[str, Any]:
+    """Train the rejector that comes with the package, and set the threshold.
+
+    The threshold is the confidence below which 1 % of the last 10,000 training digits lie, as read
+    by a hold-out model that never saw them; the rejector never saw them either.
+
+    Args:
+        hold_out_models: the folder of the hold-out models' runs, as for `make_integers`.
+        results: the folder for rejector.json, with what was measured.
+        seed: what the drawing and the training start from.
+        threshold_only: keep the rejector that is there, which was trained from that seed.
+
+    Returns:
+        What rejector.json holds.
+
+    Raises: as `tinydigits.train` and `tinydigits.quantize`.
+    """
+    from tinydigits.quant.ptq import fit_temperature, quantize
+
+    if threshold_only:
+        rejector, (images, labels) = load_quantized(REJECTOR), draw_unseen(seed)
+    else:
+        network, images, labels = train_rejector(seed)
+        rejector = quantize(network, images[::5])
+        rejector = dataclasses.replace(
+            rejector, temperature=fit_temperature(rejector, images, labels)
+        )
+        write_atomically(REJECTOR, to_bytes(rejector))
+    study = measure_rejector(rejector, hold_out_models, images, labels) | {
+        "seed": seed,
+        "layers": LAYERS,
+    }
+    write_json(results / "rejector.json", study)
+    return study
+
+
+def measure_rejector(
+    rejector: Any, hold_out_models: Path, images: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """Set the threshold of each of three scores, and say how much of what is no digit it rejects.
+
+    Args:
+        rejector: the rejector's network.
+        hold_out_models: as in `make_rejector`.
+        images: uint8 (N, 28, 28), digits and what is none, that the rejector never saw.
+        labels: (N,), 0 for a digit, 1 for none.
+    """
+    from lab.integers import trained_hold_out_model
+    from tinydigits.quant.ptq import CALIBRATION, fit_temperature, quantize
+
+    mnist = held_out(load_mnist())
+    reader = quantize(
+        trained_hold_out_model(MODEL, hold_out_models / MODEL), mnist.train_images[:CALIBRATION]
+    )
+    temperature = fit_temperature(reader, mnist.test_images, mnist.test_labels)
+    reader = dataclasses.replace(reader, temperature=temperature)
+
+    def scores(digits: np.ndarray) -> dict[str, np.ndarray]:
+        confidence = np.exp(reader.log_probs(digits).max(axis=1))
+        verdict = np.exp(rejector.log_probs(digits)[:, 0])
+        return {
+            "the confidence alone": confidence,
+            "the rejector alone": verdict,
+            "their product": confidence * verdict,
+        }
+
+    thresholds = {
+        name: float(np.quantile(score, REJECTED))
+        for name, score in scores(mnist.test_images).items()
+    }
+    none = scores(images[labels == 1])
+    return {
+        "accuracy": round(evaluate(rejector, images, labels).accuracy, 3),
+        "rejected": REJECTED,
+        "rejection_threshold": round(thresholds["their product"], 3),
+        "thresholds": thresholds,
+        "none_rejected": {
+            name: 100 * float((score < thresholds[name]).mean()) for name, score in none.items()
+        },
+    }
+
+
+def table(study: dict[str, Any]) -> str:
+    """What each score rejects, as a Markdown table."""
+    rows = ["| what decides | its threshold | rejected of what is no digit, % |", "|---|--:|--:|"]
+    for name, share in study["none_rejected"].items():
+        rows.append(f"| {name} | {study['thresholds'][name]:.3f} | {share:.1f} |")
+    return "\n".join(rows)

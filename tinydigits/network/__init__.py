@@ -1,0 +1,1 @@
+"""The network: its layers, the model in PyTorch, and its file."""

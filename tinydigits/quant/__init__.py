@@ -1,0 +1,1 @@
+"""Networks in integers: how they are made, what they compute, and their file."""

@@ -1,0 +1,103 @@
+"""Reading a picture, from the file to the digits, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinydigits.errors import Failure
+from tinydigits.images.binarize import Ink, find_ink, normalize_page
+from tinydigits.images.components import Box, Candidate, segment
+from tinydigits.images.decode import open_picture, pixels_of
+from tinydigits.images.page import clear_borders, clear_frames, find_sheets
+from tinydigits.images.ruling import clear_rulings
+from tinydigits.network.architecture import DIGITS
+from tinydigits.quant.tdq import load_quantized
+from tinydigits.reader.recognize import MODEL, Reading, merge, recognize, rejection_threshold, split
+from tinydigits.reader.text_lines import lines_of, reject_text
+
+MOST = 3_000
+"""Candidates that a picture may hold; one with more is no page of digits but grain."""
+
+
+def read(
+    picture: Any, model: str | Path | Any = MODEL, min_confidence: float | None = None
+) -> list[Reading]:
+    """Read the digits in a picture, in reading order: top to bottom, left to right.
+
+        for reading in read("receipt.png"):
+            print(reading.line, reading.digit, reading.confidence)
+
+    Args:
+        picture: a path, "-" for standard input, a PIL image, or an array (H, W), (H, W, 3) or
+            (H, W, 4) of red, green, blue and opacity. Ink may be dark on light or light on dark.
+        model: what `tinydigits.load_quantized` loads, or what it gave.
+        min_confidence: the confidence, 0 to 1, below which a candidate is no digit. By default it
+            is where 1 % of digits that the network never saw are rejected.
+
+    Raises:
+        Failure: the picture cannot be read.
+        UsageError: there is no such file or model, the array is none of that kind, or
+            `min_confidence` is not from 0 to 1.
+    """
+    threshold = rejection_threshold(min_confidence)
+    if isinstance(model, str | Path):
+        model = load_quantized(model)
+    image = open_picture(picture)
+    pixels = pixels_of(image)
+    candidates = find_candidates(pixels)
+    if len(candidates) > MOST:
+        raise Failure(
+            f"The picture holds {len(candidates):,} candidates for digits, more than the {MOST:,} "
+            "that are read: cut out the part with the digits."
+        )
+    if not candidates:
+        return []
+    recognized = recognize(candidates, model)
+    recognized = merge(recognized, model)
+    recognized = split(recognized, model)
+    boxes = [one.candidate.box for one in recognized]
+    lines = lines_of(np.array(boxes))
+    names = [int(name) if name in DIGITS else name for name in model.class_names]
+    scale = image.width / pixels.shape[1], image.height / pixels.shape[0]
+    readings = []
+    for i in sorted(range(len(boxes)), key=lambda i: (lines[i], boxes[i][0] + boxes[i][2])):
+        _, seen, probabilities = recognized[i]
+        known = probabilities.max() >= threshold
+        digit = names[int(probabilities.argmax())] if known else None
+        box = in_original(boxes[i], *scale)
+        readings.append(Reading(box, digit, probabilities, int(lines[i]), seen))
+    return reject_text(readings)
+
+
+def find_candidates(pixels: np.ndarray) -> list[Candidate]:
+    """The candidates in a picture, or on the sheet in it that holds any.
+
+    Args:
+        pixels: float32 (H, W, channels), 0 to 255.
+    """
+    gray, noise = normalize_page(pixels)
+    ink = find_ink(gray, noise)
+    for sheet in find_sheets(gray, ink.mask):
+        on_sheet = clear_page(find_ink(*normalize_page(sheet.cut_out(pixels))))
+        if segment(on_sheet):
+            return segment(sheet.put_back(on_sheet, gray.shape))
+    return segment(clear_page(ink))
+
+
+def clear_page(ink: Ink) -> Ink:
+    """The ink without what is not written by hand: frames, rulings, what runs along the borders."""
+    return clear_borders(clear_rulings(clear_frames(ink)))
+
+
+def in_original(box: Box, across: float, down: float) -> Box:
+    """A box in pixels of the picture that was reduced by these factors."""
+    left, top, right, bottom = box
+    return (
+        int(left * across),
+        int(top * down),
+        int(-(-right * across // 1)),
+        int(-(-bottom * down // 1)),
+    )

@@ -1,0 +1,1 @@
+"""Training: its configuration and presets, batches, augmentation, optimizer and loop."""
