@@ -18,7 +18,16 @@ STAGES = (
 
 MODULES = {
     "network": ("architecture", "checkpoint", "model"),
-    "images": ("decode", "morphology", "binarize", "page", "ruling", "components", "preprocess"),
+    "images": (
+        "decode",
+        "morphology",
+        "binarize",
+        "page",
+        "tracks",
+        "ruling",
+        "components",
+        "preprocess",
+    ),
     "data": ("formats", "mnist", "folders", "dataset"),
     "quant": ("integer", "tdq", "ptq", "qat"),
     "training": (

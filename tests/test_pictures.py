@@ -137,6 +137,12 @@ def test_obeys_the_orientation(orientation: int, seven: Image.Image, tmp_path: P
     assert reading.box == plain.box
 
 
+@pytest.mark.parametrize("resampling", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_the_stem_of_a_large_digit_is_no_ruling(resampling: Image.Resampling, mnist: Mnist) -> None:
+    large = Image.fromarray(mnist.test_images[0]).resize((280, 280), resampling)
+    assert the_digit(large) == 7
+
+
 def test_boxes_are_in_pixels_of_the_original(seven: Image.Image) -> None:
     large = Image.new("L", (3000, 2400), 230)
     large.paste(seven.resize((840, 840)), (1500, 700))

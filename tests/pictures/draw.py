@@ -2,6 +2,7 @@
 
     python tests/pictures/draw.py
 
+Some were drawn elsewhere: tight-marker-row, strip-of-cells.
 An answer holds the digits of each line, lines parted by _; "none" stands for no digit at all.
 """
 
@@ -59,7 +60,7 @@ def pen(
                 draw.ellipse((px - half, py - half, px + half, py + half), tone)
 
 
-def ink(size: tuple[int, int], write: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
+def ink(size: tuple[int, int], write: Callable[[ImageDraw.ImageDraw], object]) -> np.ndarray:
     """Ink drawn at four times the size and reduced: float64 (height, width), 0 to 1."""
     image = Image.new("L", (4 * size[0], 4 * size[1]))
     write(ImageDraw.Draw(image))
@@ -100,10 +101,6 @@ def main() -> None:
     register_heif_opener()
     rng = np.random.default_rng(0)
     small = (160, 160)
-
-    def save(name: str, image: Image.Image, **options: Any) -> None:
-        image.save(HERE / name, **options)
-
     paper = 200 - 20 * grid(small, 40, 2, 0.02)
     squared = on(200 - 60 * grid(small, 45, 2, 0.02), digits("5", small, 80, 5), 45)
     save("squared-5.jpg", grain(rng, squared), quality=85)
@@ -196,6 +193,34 @@ def main() -> None:
     save("dark-corners-7.jpg", grain(rng, on(vignette, small_seven, 0.3 * vignette)), quality=85)
     night = on(170.0, digits("4", small, 100, 9), 70)
     save("little-light-4.jpg", grain(rng, night, 22), quality=80)
+    stems_and_rulings()
+
+
+def save(name: str, image: Image.Image, **options: Any) -> None:
+    """Write a picture beside this file."""
+    image.save(HERE / name, **options)
+
+
+def stems_and_rulings() -> None:
+    """Rows whose stems are as high as the picture, and rulings as dark as strokes."""
+    rng = np.random.default_rng(1)
+    row = digits("1147", (420, 190), 178, 9, 0.6)
+    save("high-row-1147.png", grain(rng, on(215.0, row, 60)))
+    row = digits("1417", (250, 110), 102, 5, 0.55)
+    save("high-chalk-1417.jpg", grain(rng, on(60.0, row, 210), 2), quality=85)
+    ruled = np.maximum(grid((320, 240), 60, 3, 0.02, False), digits("714", (320, 240), 50, 4))
+    save("dark-rulings-714.jpg", grain(rng, on(225.0, ruled, 50)), quality=85)
+    size = (240, 40)
+    cells = ink(size, lambda d: [d.line((x, 0, x, 160), 255, 9) for x in range(20, 960, 220)])
+    written = ink(
+        size, lambda d: [pen(d, text, 120 + 220 * k, 36, 90, 10) for k, text in enumerate("7049")]
+    )
+    strip = on(on(205.0, cells, 60), written, 40)
+    save("low-strip-7049.png", grain(rng, strip, 2))
+    size = (260, 100)
+    edge = ink(size, lambda d: d.line((0, 380, 1040, 384), 255, 16))
+    foot = np.maximum(edge, ink(size, lambda d: pen(d, "172", 90, 90, 290, 22)))
+    save("line-along-border-172.png", grain(rng, on(225.0, foot, 50), 2))
 
 
 if __name__ == "__main__":

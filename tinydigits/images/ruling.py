@@ -1,65 +1,31 @@
 """Ruled paper: rulings and grids are found and cleared, and the strokes that cross them stay.
 
-Straight rulings are voted for as in a Hough transform (Duda and Hart 1972), by strips of the
-picture in which something runs all the way; then each follows its own strips, for paper bends.
+What may be a ruling is measured. It is one if it is paler or thinner than the strokes beside it, or
+lies as no stroke of a digit does.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from tinydigits.images.binarize import Ink
 from tinydigits.images.morphology import stroke_width
+from tinydigits.images.tracks import find_tracks
 
-LEAST_PAGE = 64
+LEAST_PAGE = 32
 """The shorter side of a picture in pixels, at least, for rulings to be looked for."""
 WRITTEN_QUANTILES = (0.002, 0.998)
 """Between which quantiles of the rows and columns with ink there is writing."""
-LEAST_WRITTEN = 80
+LEAST_WRITTEN = 40
 """The shorter side in pixels of the writing, at least, for rulings to be looked for in it alone."""
 WRITTEN_RULINGS = 3
 """How many rulings of one direction there must be in the writing alone."""
 
 RULING_LEVEL = 0.12
 """From which share of the ink's level on something may be a ruling."""
-STRIP_WIDTH, LEAST_STRIPS, MOST_STRIPS = 10, 8, 64
-"""How wide a strip of the picture is in pixels, as far as their number allows it."""
-FATTENED, FATTENED_LARGE, LARGE_SIDE = 3, 5, 200
-"""The window in pixels by which rulings are made wider before they are voted for, and that of
-pictures whose shorter side is over so many pixels: a steep ruling still runs through a strip."""
-VOTE_WINDOW = 3
-"""The window in pixels within which a strip votes for a row."""
-LEAST_DRIFT, DRIFT = 2, 0.11
-"""How far a ruling may rise or fall across the picture: in pixels at least, and as a share of the
-longer side."""
-DRIFT_STEP = 2
-"""The steps in pixels in which it is tried."""
-PEAK_WINDOW = 5
-"""The window in pixels within which the row with most votes counts."""
-VOTES = 0.55
-"""The share of the strips within the picture that must vote for a ruling, more than that."""
-STRIPS_WITHIN = 0.5
-"""The share of all strips that must, more than that."""
-MOST_VOTED = 20_000
-"""How many rulings are followed at most."""
-CLAIMED = 4
-"""The distance in pixels within which a ruling claims the votes of the strips."""
-
-FOLLOW = 3
-"""How many pixels a strip may move a ruling up or down."""
-FOLLOW_PENALTY = 1e-3
-"""What each pixel of that costs, in gray levels: of equally dark rows the nearest counts."""
-FOLLOW_SMOOTH = 7
-"""The window, in strips, of the median that makes these moves smooth."""
-LEAST_BESIDE, BESIDE_PARTS = 5, 40
-"""How far beside a ruling there must be paper: in pixels at least, and as a part of the height."""
-BESIDE_LEVEL, BESIDE_SHARE = 0.5, 0.6
-"""What is darker there than that share of the ruling, in more than that share of the strips, makes
-it a broad stroke, or the edge of something dark."""
-
 RULING_INSIDE = 0.4
 """The share of a ruling's columns at which it must be inside the picture."""
 PROFILE, PROFILE_PEAK = 8, 2
@@ -73,17 +39,34 @@ PROFILE_LEVEL = 0.4
 """From which share of its strength on a pixel counts toward a ruling's width."""
 MOST_WIDTH, WIDTH_SHARE = 4, 0.05
 """How wide a ruling may be: so many pixels, or that share of the picture's shorter side."""
+END_RUN = 9
+"""The pixels in a row that belong to a ruling at its ends, at least."""
 THROUGHOUT = 0.85
 """The share of the strips from which on a ruling runs all the way."""
 
+SAME_COLUMNS = 0.2
+"""The share of their columns at which two tracks cover the same pixels if they are one ruling."""
 ENOUGH_RULINGS = 3
-"""So many rulings cannot be the bars of a digit."""
+"""So many rulings that run on beyond the writing may be as dark and as wide as strokes."""
 BAR_REACH = 4
 """How far from a ruling nothing tells about the ink beside it, in pixels."""
 LEAST_INK = 20
 """The pixels of ink beside rulings from which on the two are compared."""
 PALER, THINNER = 0.7, 0.5
-"""A ruling among few is paler or thinner than that share of the ink beside it."""
+"""A ruling is paler or thinner than that share of the ink beside it, unless it is printed."""
+WRITTEN_ENDS = 0.003, 0.997
+"""Between which quantiles of the columns with ink there is writing beside rulings."""
+BEYOND_PIXELS, BEYOND = 2, 0.03
+"""How far a ruling runs on beyond the writing at both of its ends, in pixels at least, and as a
+share of its length."""
+LONG = 2
+"""How many times as long as the picture is high a ruling is that alone runs on beyond writing."""
+ALIKE = 1.25
+"""How many times as strong and as wide as rulings of the other direction one is, at most."""
+EVEN = 1.25
+"""How many times as wide as the narrowest the widest gap between printed rulings is, at most."""
+EVEN_RULINGS = 4
+"""So many rulings, evenly spaced, are printed even where writing reaches their ends."""
 
 SOLID_LEVEL = 0.6
 """From which share of the ink's level on a pixel may belong to a stroke across a ruling."""
@@ -94,7 +77,8 @@ CROSSING = 1.5
 """How many times as strong as the ruling a pixel is a stroke."""
 
 
-class Ruling(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Ruling:
     """A ruled line from left to right, or nearly so."""
 
     rows: np.ndarray
@@ -107,6 +91,10 @@ class Ruling(NamedTuple):
     """In pixels."""
     tone: float
     """How strong it is in the median; infinite where it does not run all the way."""
+    first: int
+    """The column at which it begins."""
+    last: int
+    """The column at which it ends."""
 
     @property
     def is_throughout(self) -> bool:
@@ -137,22 +125,51 @@ def clear_directions(strength: np.ndarray, floor: float, level: float, least: in
 
     Of these, all but one must run nearly all the way.
     """
-    across = ruled_pixels(strength, floor, level, least)
-    down = ruled_pixels(strength.T, floor, level, least).T
-    return np.where(across | down, 0, strength)
+    turned = strength.T
+    across, down = (find_rulings(each, floor, level, least) for each in (strength, turned))
+    writing = strength > level
+    writing &= ~near_rulings(across, strength.shape) & ~near_rulings(down, turned.shape).T
+    printed = printed_rulings(merged(across), merged(down), writing)
+    across = without_strokes(across, printed[0], strength, level)
+    down = without_strokes(down, printed[1], turned, level)
+    ruled = ruled_pixels(across, strength, level) | ruled_pixels(down, turned, level).T
+    return np.where(ruled, 0, strength)
 
 
-def ruled_pixels(strength: np.ndarray, floor: float, level: float, least: int) -> np.ndarray:
-    """Which pixels belong to a ruling from left to right or nearly so, and to no stroke."""
-    height, width = strength.shape
-    ruled = np.zeros(strength.shape, bool)
+def find_rulings(strength: np.ndarray, floor: float, level: float, least: int) -> list[Ruling]:
+    """What may be a ruling from left to right or nearly so: `least` of them or more, or none."""
     tracks = find_tracks(strength, max(floor, RULING_LEVEL * level))
     measured = (measure(track, share, strength, floor) for track, share in tracks)
     rulings = [ruling for ruling in measured if ruling is not None]
-    if len(rulings) < least or sum(ruling.is_throughout for ruling in rulings) < least - 1:
-        return ruled
-    if len(rulings) < ENOUGH_RULINGS:
-        rulings = without_bars(rulings, strength, level)
+    apart = merged(rulings)
+    if len(apart) < least or sum(ruling.is_throughout for ruling in apart) < least - 1:
+        return []
+    return rulings
+
+
+def merged(rulings: list[Ruling]) -> list[Ruling]:
+    """Rulings, the likeliest first, without those that cover the pixels of one before.
+
+    A broad or slanting stroke is found as several.
+    """
+    apart: list[Ruling] = []
+    for ruling in rulings:
+        if not any(cover_the_same(ruling, other) for other in apart):
+            apart.append(ruling)
+    return apart
+
+
+def cover_the_same(one: Ruling, other: Ruling) -> bool:
+    """Whether two rulings lie on one another at some of their columns."""
+    distance = np.abs(one.rows - other.rows)
+    both = one.inside & other.inside
+    return bool((both & (distance <= (one.width + other.width) / 2)).mean() > SAME_COLUMNS)
+
+
+def ruled_pixels(rulings: list[Ruling], strength: np.ndarray, level: float) -> np.ndarray:
+    """Which pixels belong to a ruling and to no stroke, bool (H, W)."""
+    height, width = strength.shape
+    ruled = np.zeros(strength.shape, bool)
     columns = np.arange(width)
     solid = strength > SOLID_LEVEL * level
     crossings: dict[int, np.ndarray] = {}
@@ -199,123 +216,104 @@ def measure(track: np.ndarray, share: float, strength: np.ndarray, floor: float)
     if ruling_width > max(MOST_WIDTH, WIDTH_SHARE * min(strength.shape)):
         return None
     tone = float(np.median(peak[inside & (peak > floor)])) if share > THROUGHOUT else np.inf
-    return Ruling(rows, inside, usual, ruling_width, tone)
+    # What only crosses the track is no part of it.
+    long = ndimage.minimum_filter1d(inside & (peak > floor), END_RUN, mode="constant")
+    present = np.flatnonzero(ndimage.maximum_filter1d(long, END_RUN))
+    first, last = (int(present[0]), int(present[-1])) if len(present) else (0, 0)
+    return Ruling(rows, inside, usual, ruling_width, tone, first, last)
 
 
-def without_bars(rulings: list[Ruling], strength: np.ndarray, level: float) -> list[Ruling]:
-    """One or two rulings, but for those that could be the bars of a single digit.
-
-    Bars are neither paler nor thinner than the ink beside them.
-    """
-    height, width = strength.shape
-    columns = np.arange(width)
-    near = np.zeros(strength.shape, bool)
+def near_rulings(rulings: list[Ruling], shape: tuple[int, ...]) -> np.ndarray:
+    """Which pixels lie so near to a ruling that they may be its own, bool (H, W)."""
+    near = np.zeros(shape, bool)
+    columns = np.arange(shape[1])
     for ruling in rulings:
         for d in range(-BAR_REACH, BAR_REACH + 1):
-            rows = np.clip(ruling.rows + d, 0, height - 1)
+            rows = np.clip(ruling.rows + d, 0, shape[0] - 1)
             near[rows[ruling.inside], columns[ruling.inside]] = True
-    rest = (strength > level) & ~near
-    if rest.sum() < LEAST_INK:
-        return []
-    ink, pen = float(np.median(strength[rest])), stroke_width(rest)
+    return near
+
+
+def without_strokes(
+    rulings: list[Ruling], printed: list[Ruling], strength: np.ndarray, level: float
+) -> list[Ruling]:
+    """Rulings of one direction, but for those that could be bars and stems of digits.
+
+    Strokes are neither paler nor thinner than the ink beside them. Rulings that are `printed` may
+    be as dark and as wide.
+    """
+    rest = (strength > level) & ~near_rulings(rulings, strength.shape)
+    ink, pen = 0.0, 0.0
+    if rest.sum() >= LEAST_INK:
+        ink, pen = float(np.median(strength[rest])), stroke_width(rest)
     return [
         ruling
         for ruling in rulings
-        if ruling.tone < PALER * ink or (ruling.is_throughout and ruling.width < THINNER * pen)
+        if ruling.tone < PALER * ink
+        or (ruling.is_throughout and ruling.width < THINNER * pen)
+        or any(cover_the_same(ruling, other) for other in printed)
     ]
 
 
-def find_tracks(strength: np.ndarray, floor: float) -> list[tuple[np.ndarray, float]]:
-    """Where rulings may run from left to right.
+def printed_rulings(
+    across: list[Ruling], down: list[Ruling], writing: np.ndarray
+) -> tuple[list[Ruling], list[Ruling]]:
+    """Rulings that are none of the strokes of digits by where they lie, of both directions.
 
-    Returns:
-        For each its row at each column, float (W,), which may be outside the picture; and the share
-        of the strips that have it.
+    They run on beyond the writing, are evenly spaced, or cross all those of the other direction.
     """
-    height, width = strength.shape
-    strips = int(np.clip(width // STRIP_WIDTH, LEAST_STRIPS, MOST_STRIPS))
-    edges = np.linspace(0, width, strips + 1).astype(int)
-    fattened = FATTENED_LARGE if min(strength.shape) > LARGE_SIDE else FATTENED
-    fat = ndimage.maximum_filter1d(strength, fattened, axis=0)
-    runs = np.minimum.reduceat(fat, edges[:-1], axis=1).T  # (strips, height)
-    votes = ndimage.maximum_filter1d(runs > floor, VOTE_WINDOW, axis=1)
-    drift = max(LEAST_DRIFT, int(DRIFT * max(width, height)))
-    pad = 2 * drift  # rows above and below the picture that a ruling may have
-    padded = np.zeros((strips, height + 2 * pad), np.int16)
-    padded[:, pad : pad + height] = votes
-    claimed = np.zeros(padded.shape, bool)
-    place = (np.arange(strips) + 0.5) / strips
-    middles = (edges[:-1] + edges[1:]) / 2
-    k = np.arange(strips)
-    tracks = []
-    for share, d, y in straight_rulings(padded, place, drift)[:MOST_VOTED]:
-        rows = y + np.round(d * (place - 0.5)).astype(int)
-        at = rows + pad
-        if (padded[k, at] * ~claimed[k, at]).sum() < STRIPS_WITHIN * strips * VOTES:
-            continue
-        for e in range(-CLAIMED, CLAIMED + 1):
-            claimed[k, at + e] = True
-        bent = follow(runs, rows)
-        if not has_paper_beside(runs, np.round(bent).astype(int)):
-            continue
-        track = np.interp(np.arange(width), middles, bent)
-        # Beyond the middle of the outermost strips the ruling goes on as it was.
-        slope = (bent[-1] - bent[0]) / (middles[-1] - middles[0])
-        left, right = int(middles[0]), int(middles[-1])
-        track[:left] = bent[0] + slope * (np.arange(left) - middles[0])
-        track[right:] = bent[-1] + slope * (np.arange(right, width) - middles[-1])
-        tracks.append((track, share))
-    return tracks
+    ends, ends_down = ends_of(writing), ends_of(writing.T)
+    beyond = [r for r in across if runs_beyond(r, *ends)]
+    beyond_down = [r for r in down if runs_beyond(r, *ends_down)]
+    if len(beyond) + len(beyond_down) < ENOUGH_RULINGS:
+        beyond = [r for r in beyond if is_long(r, writing.shape[0])]
+        beyond_down = [r for r in beyond_down if is_long(r, writing.shape[1])]
+    beyond = across if are_even(across) else beyond
+    beyond_down = down if are_even(down) else beyond_down
+    return (
+        [r for r in across if r in beyond or crosses_all(r, beyond_down)],
+        [r for r in down if r in beyond_down or crosses_all(r, beyond)],
+    )
 
 
-def straight_rulings(
-    votes: np.ndarray, place: np.ndarray, drift: int
-) -> list[tuple[float, int, int]]:
-    """Straight rulings that enough strips vote for.
-
-    Args:
-        votes: int16 (strips, 2 * drift + H + 2 * drift), the rows that each strip votes for.
-        place: float (strips,), where the strips' middles are, from 0 at the left to 1.
-        drift: how many pixels a ruling may rise or fall.
-
-    Returns:
-        (share of the strips, pixels that it falls, its row in the middle), the best ones first and
-        of equals the more level ones.
-    """
-    strips, length = votes.shape[0], votes.shape[1] - 2 * drift
-    picture = np.zeros(votes.shape[1], np.int16)
-    picture[2 * drift : votes.shape[1] - 2 * drift] = 1
-    found = []
-    for d in range(-drift, drift + 1, DRIFT_STEP):
-        offsets = np.round(d * (place - 0.5)).astype(int) + drift
-        cast = sum(votes[k, o : o + length] for k, o in enumerate(offsets))
-        possible = sum(picture[o : o + length] for o in offsets)
-        share = cast / np.maximum(possible, 1)
-        best = share == ndimage.maximum_filter1d(share, PEAK_WINDOW)
-        good = np.flatnonzero(best & (share > VOTES) & (cast > STRIPS_WITHIN * strips))
-        found += [(-float(share[y]), abs(d), d, int(y) - drift) for y in good]
-    return [(-share, d, y) for share, _, d, y in sorted(found)]
+def ends_of(writing: np.ndarray) -> tuple[float, float]:
+    """From which column to which there is writing, bool (H, W); everywhere if there is none."""
+    up_to = np.cumsum(writing.sum(axis=0))
+    if up_to[-1] < LEAST_INK:
+        return -np.inf, np.inf
+    left, right = (int(np.searchsorted(up_to, share * up_to[-1])) for share in WRITTEN_ENDS)
+    return left, right
 
 
-def follow(runs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """A straight ruling's rows (strips,), moved by a few pixels to where the strips have it."""
-    strips, height = runs.shape
-    offsets = np.arange(-FOLLOW, FOLLOW + 1)
-    at = np.clip(rows[:, None] + offsets, 0, height - 1)
-    values = runs[np.arange(strips)[:, None], at] - FOLLOW_PENALTY * np.abs(offsets)
-    total = np.maximum(values, 0).sum(axis=1)
-    shift = (np.maximum(values, 0) * offsets).sum(axis=1) / np.maximum(total, 1e-6)
-    return rows + ndimage.median_filter(shift, FOLLOW_SMOOTH, mode="nearest")
+def runs_beyond(ruling: Ruling, left: float, right: float) -> bool:
+    """Whether a ruling begins before the columns with writing, and ends after them."""
+    beyond = max(BEYOND_PIXELS, BEYOND * (ruling.last - ruling.first))
+    return bool(ruling.first < left - beyond and ruling.last > right + beyond)
 
 
-def has_paper_beside(runs: np.ndarray, rows: np.ndarray) -> bool:
-    """Whether there is paper above and below a ruling, given its row in each strip."""
-    strips, height = runs.shape
-    own = runs[np.arange(strips), np.clip(rows, 0, height - 1)]
-    dark = runs > BESIDE_LEVEL * own[:, None]
-    beside = int(max(LEAST_BESIDE, height / BESIDE_PARTS))
-    for at in (rows - beside, rows + beside):
-        inside = (at >= 0) & (at < height)
-        if inside.any() and dark[np.flatnonzero(inside), at[inside]].mean() > BESIDE_SHARE:
-            return False
-    return True
+def is_long(ruling: Ruling, height: int) -> bool:
+    """Whether a ruling runs all the way through a picture that is too wide for a single digit."""
+    return ruling.is_throughout and ruling.last - ruling.first > LONG * height
+
+
+def are_even(rulings: list[Ruling]) -> bool:
+    """Whether there are enough rulings, and about the same distance from each to the next."""
+    if len(rulings) < EVEN_RULINGS:
+        return False
+    gaps = np.diff(np.sort([ruling.rows[len(ruling.rows) // 2] for ruling in rulings]))
+    return bool(gaps.max() <= EVEN * gaps.min())
+
+
+def crosses_all(ruling: Ruling, others: list[Ruling]) -> bool:
+    """Whether a ruling crosses enough of the other direction, all of them, and is as they are."""
+    if len(others) < ENOUGH_RULINGS:
+        return False
+    places = [other.rows[len(other.rows) // 2] for other in others]
+    strength = np.median([np.median(other.strength) for other in others])
+    width = np.median([other.width for other in others])
+    return bool(
+        ruling.first <= min(places)
+        and ruling.last >= max(places)
+        and np.median(ruling.strength) <= ALIKE * strength
+        and ruling.width <= ALIKE * width
+    )
