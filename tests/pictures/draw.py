@@ -2,7 +2,7 @@
 
     python tests/pictures/draw.py
 
-Some were drawn elsewhere: tight-marker-row, strip-of-cells.
+Some were drawn elsewhere: tight-marker-row, strip-of-cells, small-form-box, pen-in-printed-cells.
 An answer holds the digits of each line, lines parted by _; "none" stands for no digit at all.
 """
 
@@ -194,6 +194,7 @@ def main() -> None:
     night = on(170.0, digits("4", small, 100, 9), 70)
     save("little-light-4.jpg", grain(rng, night, 22), quality=80)
     stems_and_rulings()
+    frames_and_cells()
 
 
 def save(name: str, image: Image.Image, **options: Any) -> None:
@@ -221,6 +222,44 @@ def stems_and_rulings() -> None:
     edge = ink(size, lambda d: d.line((0, 380, 1040, 384), 255, 16))
     foot = np.maximum(edge, ink(size, lambda d: pen(d, "172", 90, 90, 290, 22)))
     save("line-along-border-172.png", grain(rng, on(225.0, foot, 50), 2))
+
+
+def frames_and_cells() -> None:
+    """Digits near their frame, across it or standing on it, and a grid as wide as strokes."""
+    rng = np.random.default_rng(2)
+
+    def box(size: tuple[int, int], edges: tuple[float, ...], width: float) -> np.ndarray:
+        corners = [4 * edge for edge in edges]
+        return ink(size, lambda d: d.rectangle(corners, outline=255, width=round(4 * width)))
+
+    size = (90, 40)
+    close = np.maximum(box(size, (5, 4, 84, 35), 2), digits("582", size, 22, 2.5))
+    save("close-box-582.png", grain(rng, on(70.0, close, 230), 1))
+    size = (150, 110)
+    tails = np.maximum(box(size, (20, 10, 130, 66), 4), digits("97", size, 70, 5, 0.9))
+    tails = np.roll(tails, 5, axis=0)
+    save("tail-across-box-97.png", grain(rng, on(235.0, tails, 60), 2))
+    size = (190, 90)
+    on_line = np.maximum(box(size, (12, 10, 178, 76), 4), digits("245", size, 60, 6))
+    save("on-the-frame-245.jpg", grain(rng, on(220.0, on_line, 30), 2), quality=85)
+    cells = [(0.3 + k % 3, 0.2 + k // 3, text) for k, text in enumerate("417141714")]
+    size = (204, 204)
+    lines = ink(
+        size,
+        lambda d: [
+            d.line(line, 255, 16)
+            for k in range(4)
+            for line in (
+                (24 + 252 * k, 16, 24 + 252 * k, 788),
+                (16, 24 + 252 * k, 788, 24 + 252 * k),
+            )
+        ],
+    )
+    written = ink(
+        size, lambda d: [pen(d, text, 24 + 252 * x, 24 + 252 * y, 150, 16) for x, y, text in cells]
+    )
+    sudoku = on(230.0, np.maximum(lines, written), 40)
+    save("dark-grid-417_141_714.png", grain(rng, sudoku, 2))
 
 
 if __name__ == "__main__":

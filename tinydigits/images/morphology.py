@@ -58,6 +58,17 @@ def dilate(mask: np.ndarray, steps: int) -> np.ndarray:
     return np.asarray(ndimage.binary_dilation(mask, iterations=steps), bool)
 
 
+def open_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask without what is narrower than `size` pixels (an opening)."""
+    size = max(1, min(size, *mask.shape))
+    opened = mask.astype(np.uint8)
+    for extreme, origin in ((ndimage.minimum_filter1d, 0), (ndimage.maximum_filter1d, -1)):
+        for axis in (0, 1):
+            shift = origin if size % 2 == 0 else 0
+            opened = extreme(opened, size, axis=axis, mode="constant", origin=shift)
+    return opened.astype(bool)
+
+
 def stroke_width(mask: np.ndarray) -> float:
     """The width that strokes of `mask` have at most, in pixels, a few blots aside."""
     if not mask.any():

@@ -16,6 +16,7 @@ from tinydigits.images.morphology import (
     erode,
     fill_holes,
     label_components,
+    open_mask,
 )
 
 UPRIGHT = 15
@@ -55,12 +56,16 @@ LEAST_FRAME = 20
 """The shorter side of a frame in pixels, at least."""
 FRAME_FULL = 0.5
 """The share of its box that an outline covers at most."""
-FRAME_ENCLOSES = 3
-"""How many times its own area a frame covers, at least, with what it encloses."""
 FRAME_STRAIGHT = 0.92
 """The share of the smallest turned box around a frame that it must fill with what it encloses."""
+FRAME_QUANTILE = 0.3
+"""Which of the widths along a side of a frame counts as its width."""
 FRAME_EDGE = 2
-"""How much wider than measured a frame is cleared, in pixels."""
+"""How far the soft edge of a frame goes, in pixels."""
+FRAME_ROOM = 7
+"""How many times as high and as wide as its lines are a frame is, at least."""
+FRAME_STUB = 2
+"""What sticks out of a frame is narrower than so many times the frame's width."""
 
 ALONG_BORDER = 0.4
 """The share of a border from which on what touches it runs along it."""
@@ -182,32 +187,87 @@ def has_edge(sheet: np.ndarray, gray: np.ndarray) -> bool:
 
 def clear_frames(ink: Ink) -> Ink:
     """Clear the outlines of boxes, and leave what is in them, even where it touches."""
-    strength = ink.strength
+    strength = ink.strength.copy()
     labels, count = label_components(strength > max(ink.floor, FRAME_LEVEL * ink.level))
     if not 0 < count < MOST_COMPONENTS:
         return ink
+    margin = FRAME_EDGE + 1
     for k, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
         if min(rows.stop - rows.start, columns.stop - columns.start) < LEAST_FRAME:
             continue
-        own = labels[rows, columns] == k
+        box = tuple(slice(max(0, n.start - margin), n.stop + margin) for n in (rows, columns))
+        own = labels[box] == k
         if own.mean() > FRAME_FULL:
             continue
-        filled = np.pad(fill_holes(own), 1)
-        area = filled.sum()
-        if area < FRAME_ENCLOSES * own.sum() or area < FRAME_STRAIGHT * upright_area(filled):
+        widths = side_widths(own)
+        # What sticks out of a frame is no part of it.
+        core = open_mask(fill_holes(own), FRAME_STUB * max(widths))
+        if min(core.any(axis=0).sum(), core.any(axis=1).sum()) < FRAME_ROOM * max(widths):
             continue
-        # The outline is as wide as most rows begin with.
-        first = own.argmax(axis=1)
-        widths = [int((~row[f:]).argmax()) for row, f in zip(own, first, strict=True)]
-        width = int(np.median(widths)) + FRAME_EDGE
-        ring = filled & ~erode(filled, width)
-        ring = dilate(np.pad(ring, width), width)
-        strength = strength.copy()
-        top, left = max(0, rows.start - width - 1), max(0, columns.start - width - 1)
-        around = strength[top : rows.stop + width + 1, left : columns.stop + width + 1]
-        ring = ring[top - rows.start + width + 1 :, left - columns.start + width + 1 :]
-        around[ring[: around.shape[0], : around.shape[1]]] = 0
+        if core.sum() < FRAME_STRAIGHT * upright_area(np.pad(core, 1)):
+            continue
+        strength[box][frame_pixels(own, core, strength[box] > ink.level, widths)] = 0
     return Ink(strength, ink.floor)
+
+
+def frame_pixels(
+    own: np.ndarray, core: np.ndarray, ink: np.ndarray, widths: list[int]
+) -> np.ndarray:
+    """Which pixels belong to a frame or to its soft edge, and to no stroke, bool (H, W).
+
+    Args:
+        own: bool (H, W), the frame with whatever touches it.
+        core: bool (H, W), the frame with what it encloses.
+        ink: bool (H, W), all ink.
+        widths: of the frame's sides, as `side_widths` gives them.
+    """
+    width = max(widths)
+    ring = np.zeros(own.shape, bool)
+    for k, side in enumerate(widths):
+        turned = np.rot90(core, k)
+        begins = np.where(turned.any(axis=1), turned.argmax(axis=1), core.size)
+        along = np.arange(turned.shape[1]) - begins[:, None]
+        np.rot90(ring, k)[(along >= 0) & (along < side)] = True
+    ring &= core
+    # Its soft edge is no ink, and what is ink there may be a stroke that goes on beyond.
+    beside = ink & ~ring
+    soft = dilate(ring, FRAME_EDGE) & ~ring
+    strokes = parts_with(beside, beside & ~soft)
+    outside = strokes & ~core
+    stubs = own & outside & ~longer_parts(outside, FRAME_STUB * width)
+    # Where a stroke comes out on the other side, it crosses the frame.
+    reach = width + 1
+    crossing = ring & ink & dilate(strokes & core, reach) & dilate(outside & ~stubs, reach)
+    return (ring & ~crossing) | (soft & ~strokes) | dilate(stubs, FRAME_EDGE) & ~core
+
+
+def side_widths(own: np.ndarray) -> list[int]:
+    """How wide a frame, bool (H, W), is at its left, top, right and bottom, in pixels.
+
+    A side is as wide as rows, or columns, begin with where no digit stands on it.
+    """
+    widths = []
+    for k in (0, 1, 2, 3):
+        turned = np.rot90(own, k)
+        rows = np.pad(turned[turned.any(axis=1)], ((0, 0), (0, 1)))
+        first = rows.argmax(axis=1)
+        ends = [int((~row[f:]).argmax()) for row, f in zip(rows, first, strict=True)]
+        widths.append(max(1, int(np.quantile(ends, FRAME_QUANTILE))))
+    return widths
+
+
+def parts_with(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """The components of a mask that hold one of the pixels `seeds`, bool (H, W)."""
+    labels, count = label_components(mask)
+    return np.isin(labels, np.unique(labels[seeds & mask])) & mask if count else mask
+
+
+def longer_parts(mask: np.ndarray, length: int) -> np.ndarray:
+    """The components of a mask that are longer than so many pixels, bool (H, W)."""
+    labels, _ = label_components(mask)
+    boxes = ndimage.find_objects(labels)
+    longer = [max(r.stop - r.start, c.stop - c.start) > length for r, c in boxes]
+    return np.array([False, *longer])[labels]
 
 
 def upright_area(mask: np.ndarray) -> float:
