@@ -2,7 +2,8 @@
 
     python tests/pictures/draw.py
 
-Some were drawn elsewhere: tight-marker-row, strip-of-cells, small-form-box, pen-in-printed-cells.
+Some were drawn elsewhere: tight-marker-row, strip-of-cells, small-form-box, pen-in-printed-cells,
+page-edge, table-wide-cells.
 An answer holds the digits of each line, lines parted by _; "none" stands for no digit at all.
 """
 
@@ -74,6 +75,13 @@ def digits(
     x = (size[0] - height * (advance * (len(text) - 1) + 0.75)) / 2
     y = (size[1] - height) / 2
     return ink(size, lambda d: pen(d, text, 4 * x, 4 * y, 4 * height, 4 * width, advance))
+
+
+def digit_at(
+    text: str, size: tuple[int, int], x: float, y: float, height: float, width: float
+) -> np.ndarray:
+    """The ink of a digit whose upper left corner is at (x, y)."""
+    return ink(size, lambda d: pen(d, text, 4 * x, 4 * y, 4 * height, 4 * width))
 
 
 def on(paper: np.ndarray | float, strokes: np.ndarray, tone: np.ndarray | float) -> np.ndarray:
@@ -195,6 +203,7 @@ def main() -> None:
     save("little-light-4.jpg", grain(rng, night, 22), quality=80)
     stems_and_rulings()
     frames_and_cells()
+    strips_and_wide_cells()
 
 
 def save(name: str, image: Image.Image, **options: Any) -> None:
@@ -260,6 +269,35 @@ def frames_and_cells() -> None:
     )
     sudoku = on(230.0, np.maximum(lines, written), 40)
     save("dark-grid-417_141_714.png", grain(rng, sudoku, 2))
+
+
+def strips_and_wide_cells() -> None:
+    """A table's edge along a border, and lines of digits far apart that stand at other heights."""
+    rng = np.random.default_rng(3)
+    size = (300, 220)
+    page = on(225.0, digits("583", size, 60, 5), 60)
+    page[150:210, -8:] = 45
+    save("table-at-right-583.png", grain(rng, page, 2))
+    page = on(190.0, digits("264", (260, 150), 70, 8), 50)
+    page[:6, 30:120] = 20
+    page[90:148, :12] = 30
+    save("page-at-left-264.jpg", grain(rng, page, 2), quality=85)
+    high = on(220.0, ink((240, 130), lambda d: pen(d, "147", 8, 90, 330, 30, 0.85)), 50)
+    save("one-at-border-147.png", grain(rng, high[:, 20:], 2))
+    for name, tones, height in (
+        ("far-apart-9203_5019_7042", (235, 40), 34),
+        ("far-apart-on-dark-5019_7040", (40, 220), 42),
+    ):
+        lines = name.split("-")[-1].split("_")
+        size = 18 * height, 20 + 2 * len(lines) * height
+        written = np.zeros(size[::-1])
+        for r, line in enumerate(lines):
+            for c, digit in enumerate(line):
+                small = 0.55 if digit == "0" else 1.0
+                x = 30 + (4.5 * c + 0.15 * (digit == "0")) * height
+                y = 12 + (1.9 * r + 1.2 * (1 - small)) * height
+                written = np.maximum(written, digit_at(digit, size, x, y, small * height, 3.5))
+        save(f"{name}.png", grain(rng, on(float(tones[0]), written, tones[1]), 2))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tinydigits.images.morphology import (
     fill_holes,
     label_components,
     open_mask,
+    stroke_width,
 )
 
 UPRIGHT = 15
@@ -69,6 +70,12 @@ FRAME_STUB = 2
 
 ALONG_BORDER = 0.4
 """The share of a border from which on what touches it runs along it."""
+STRIP_TOUCHES, STRIP_LONG = 0.6, 2
+"""The share of its length with which a strip lies on a border, at least, and how many times as long
+as wide it is."""
+STRIP_STROKES = 0.75, 1.3
+"""A strip at the left or right is narrower or wider than these shares of the strokes' width, or
+stands beside nothing; else it may be a 1."""
 AROUND = 0.9
 """The share of the picture's height and width from which on something goes around everything."""
 INSIDE = 0.15
@@ -297,6 +304,7 @@ def clear_borders(ink: Ink) -> Ink:
     for border in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         touching = np.bincount(border, minlength=count + 1)
         beside |= touching > ALONG_BORDER * len(border)
+    beside |= border_strips(labels, boxes)
     inside = sum(h > INSIDE * height for h in heights)
     for k, (rows, columns) in enumerate(boxes, 1):
         spans = columns.stop - columns.start >= AROUND * width
@@ -312,3 +320,34 @@ def clear_borders(ink: Ink) -> Ink:
         gone = dilate(gone, BORDER_EDGE) & ((labels == 0) | gone)
         strength = np.where(gone, 0, strength)
     return Ink(strength, ink.floor)
+
+
+def border_strips(labels: np.ndarray, boxes: list[tuple[slice, slice]]) -> np.ndarray:
+    """Which components are strips of a table or a page along a border, bool (1 + N,).
+
+    Args:
+        labels: int (H, W), as `label_components` gives it.
+        boxes: of its N components.
+    """
+    strips = np.zeros(len(boxes) + 1, bool)
+    for k in range(4):
+        turned = np.rot90(labels, k)
+        touching = np.bincount(turned[:, 0], minlength=len(strips))
+        for n in (np.flatnonzero(touching[1:]) + 1).tolist():
+            rows, columns = boxes[n - 1][:: -1 if k % 2 else 1]
+            length, width = rows.stop - rows.start, columns.stop - columns.start
+            if touching[n] < STRIP_TOUCHES * length or length < STRIP_LONG * width:
+                continue
+            strips[n] = k % 2 == 1 or not may_be_one(n, labels, boxes)
+    return strips
+
+
+def may_be_one(n: int, labels: np.ndarray, boxes: list[tuple[slice, slice]]) -> bool:
+    """Whether component `n`, at the left or right border, stands in a line with like strokes."""
+    rows = boxes[n - 1][0]
+    others = labels[rows]
+    others = (others > 0) & (others != n)
+    if not others.any():
+        return False
+    low, high = (share * stroke_width(others) for share in STRIP_STROKES)
+    return bool(low <= stroke_width(labels[boxes[n - 1]] == n) <= high)
