@@ -21,9 +21,9 @@ CHAIN = 3
 """The boxes of a chain, at least, for its slope to count."""
 STEEPEST = 0.5
 """The slope of lines, at most: how much they fall or rise per pixel."""
-LINE_GAP = 0.5
-"""How far apart, across the line, the ends of two chains of one line may lie, in median heights of
-the lower chain, less than that."""
+LINE_GAP, LOWER_CHAIN = 0.5, 1.5
+"""How far apart, across the line, the ends of two chains of one line may lie, less than that: in
+median heights of all boxes, or in so many of the lower chain where these are less."""
 
 WORD_GAP = 0.35
 """The gap in heights of the higher neighbor above which a new word begins."""
@@ -54,7 +54,7 @@ def lines_of(boxes: np.ndarray) -> np.ndarray:
         lower, higher = np.minimum(height[i], height), np.maximum(height[i], height)
         near = (lap > OVERLAP * lower) & (middle > middle[i])
         near &= higher < HEIGHTS * lower
-        near &= left - right[i] < NEIGHBOR_GAP * max(height[i], 1)
+        near &= left - right[i] < NEIGHBOR_GAP * np.maximum(higher, 1)
         if near.any():
             j = int(np.argmin(np.where(near, middle, np.inf)))
             chain[chain == chain[j]] = chain[i]
@@ -67,9 +67,11 @@ def lines_of(boxes: np.ndarray) -> np.ndarray:
     rows: list[np.ndarray] = []
     for c in chains:
         for r, row in enumerate(rows):
-            apart = left[c].min() > right[row].max() or left[row].min() > right[c].max()
+            across = np.minimum(right[c][:, None], right[row])
+            apart = bool((np.maximum(left[c][:, None], left[row]) > across).all())
             lower = min(np.median(height[c]), np.median(height[row]))
-            if apart and abs(gap_between(row, c, middle, center, slope)) < LINE_GAP * lower:
+            usual = max(lower, min(np.median(height), LOWER_CHAIN * lower))
+            if apart and abs(gap_between(row, c, middle, center, slope)) < LINE_GAP * usual:
                 rows[r] = np.concatenate([row, c])
                 break
         else:
@@ -83,9 +85,10 @@ def lines_of(boxes: np.ndarray) -> np.ndarray:
 def gap_between(
     one: np.ndarray, other: np.ndarray, middle: np.ndarray, center: np.ndarray, slope: float
 ) -> float:
-    """How far apart the nearest ends of two chains lie, across the line that they slant along."""
-    first, second = (one, other) if middle[one].max() < middle[other].min() else (other, one)
-    end, start = first[np.argmax(middle[first])], second[np.argmin(middle[second])]
+    """How far apart two chains lie where they are nearest, across the line they slant along."""
+    distance = np.abs(middle[one][:, None] - middle[other])
+    i, j = np.unravel_index(distance.argmin(), distance.shape)
+    end, start = one[i], other[j]
     return float(center[start] - center[end] - slope * (middle[start] - middle[end]))
 
 
