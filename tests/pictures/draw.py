@@ -3,7 +3,7 @@
     python tests/pictures/draw.py
 
 Some were drawn elsewhere: tight-marker-row, strip-of-cells, small-form-box, pen-in-printed-cells,
-page-edge, table-wide-cells.
+page-edge, table-wide-cells, corner-shadow.
 An answer holds the digits of each line, lines parted by _; "none" stands for no digit at all.
 """
 
@@ -204,6 +204,7 @@ def main() -> None:
     stems_and_rulings()
     frames_and_cells()
     strips_and_wide_cells()
+    shadows_with_straight_edges()
 
 
 def save(name: str, image: Image.Image, **options: Any) -> None:
@@ -298,6 +299,22 @@ def strips_and_wide_cells() -> None:
                 y = 12 + (1.9 * r + 1.2 * (1 - small)) * height
                 written = np.maximum(written, digit_at(digit, size, x, y, small * height, 3.5))
         save(f"{name}.png", grain(rng, on(float(tones[0]), written, tones[1]), 2))
+
+
+def shadows_with_straight_edges() -> None:
+    """What looks like a sheet and is none: digits stand beside it."""
+    rng = np.random.default_rng(4)
+    size = (320, 260)
+    light = np.full(size[::-1], 225.0)
+    light[-120:, -130:] = 110
+    light = ndimage.gaussian_filter(light, 2)
+    corner = digit_at("4", size, 50, 60, 70, 6) + digit_at("7", size, 150, 50, 70, 6)
+    save("shadow-in-corner-47.jpg", grain(rng, on(light, corner, 0.25 * light)), quality=85)
+    bright = np.full((240, 300), 200.0)
+    bright[:150, :90] = 70
+    bright = ndimage.gaussian_filter(bright, 1.5)
+    beside = digit_at("6", (300, 240), 200, 40, 75, 7) + digit_at("2", (300, 240), 120, 130, 75, 7)
+    save("dark-in-corner-6_2.png", grain(rng, on(bright, beside, 0.2 * bright)))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,19 @@ from tinydigits.images.page import clear_borders, clear_frames, find_sheets
 from tinydigits.images.ruling import clear_rulings
 from tinydigits.network.architecture import DIGITS
 from tinydigits.quant.tdq import load_quantized
-from tinydigits.reader.recognize import MODEL, Reading, merge, recognize, rejection_threshold, split
+from tinydigits.reader.recognize import (
+    MODEL,
+    Reading,
+    Recognized,
+    merge,
+    recognize,
+    rejection_threshold,
+    split,
+)
 from tinydigits.reader.text_lines import lines_of, reject_text
 
+LEAST_BESIDE = 20
+"""The pixels of ink beside a sheet, at least, for the whole picture to be read as well."""
 MOST = 3_000
 """Candidates that a picture may hold; one with more is no page of digits but grain."""
 
@@ -47,15 +57,17 @@ def read(
         model = load_quantized(model)
     image = open_picture(picture)
     pixels = pixels_of(image)
-    candidates = find_candidates(pixels)
-    if len(candidates) > MOST:
+    found = find_candidates(pixels)
+    fewest = min(map(len, found))
+    if fewest > MOST:
         raise Failure(
-            f"The picture holds {len(candidates):,} candidates for digits, more than the {MOST:,} "
-            "that are read: cut out the part with the digits."
+            f"The picture holds {fewest:,} candidates for digits, more than the {MOST:,} that are "
+            "read: cut out the part with the digits."
         )
-    if not candidates:
+    ways = [recognize(candidates, model) for candidates in found if 0 < len(candidates) <= MOST]
+    if not ways:
         return []
-    recognized = recognize(candidates, model)
+    recognized = max(ways, key=lambda way: digits_beyond(way, threshold))
     recognized = merge(recognized, model)
     recognized = split(recognized, model)
     boxes = [one.candidate.box for one in recognized]
@@ -72,19 +84,34 @@ def read(
     return reject_text(readings)
 
 
-def find_candidates(pixels: np.ndarray) -> list[Candidate]:
-    """The candidates in a picture, or on the sheet in it that holds any.
+def find_candidates(pixels: np.ndarray) -> list[list[Candidate]]:
+    """The candidates in a picture: those on the sheet in it that holds any, then all.
+
+    What seems to be a sheet may be a shadow, with digits beside it. Without ink there, those on the
+    sheet are all.
 
     Args:
         pixels: float32 (H, W, channels), 0 to 255.
     """
     gray, noise = normalize_page(pixels)
     ink = find_ink(gray, noise)
+    found = []
     for sheet in find_sheets(gray, ink.mask):
         on_sheet = clear_page(find_ink(*normalize_page(sheet.cut_out(pixels))))
         if segment(on_sheet):
-            return segment(sheet.put_back(on_sheet, gray.shape))
-    return segment(clear_page(ink))
+            found.append(segment(sheet.put_back(on_sheet, gray.shape)))
+            beside = ink.mask.copy()
+            beside[sheet.rows, sheet.columns] = False
+            if beside.sum() < LEAST_BESIDE:
+                return found
+            break
+    return [*found, segment(clear_page(ink))]
+
+
+def digits_beyond(recognized: list[Recognized], threshold: float) -> int:
+    """How many more candidates are digits than are none."""
+    known = sum(one.confidence >= threshold for one in recognized)
+    return 2 * known - len(recognized)
 
 
 def clear_page(ink: Ink) -> Ink:
