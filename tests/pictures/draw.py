@@ -205,6 +205,7 @@ def main() -> None:
     frames_and_cells()
     strips_and_wide_cells()
     shadows_with_straight_edges()
+    pens_that_skip()
 
 
 def save(name: str, image: Image.Image, **options: Any) -> None:
@@ -315,6 +316,19 @@ def shadows_with_straight_edges() -> None:
     bright = ndimage.gaussian_filter(bright, 1.5)
     beside = digit_at("6", (300, 240), 200, 40, 75, 7) + digit_at("2", (300, 240), 120, 130, 75, 7)
     save("dark-in-corner-6_2.png", grain(rng, on(bright, beside, 0.2 * bright)))
+
+
+def pens_that_skip() -> None:
+    """Rows in which some digits are doubtful, and others clear."""
+    for seed, text, size, height, tones in (
+        (2, "53409", (420, 130), 74, (190, 90)),
+        (1, "904726", (520, 130), 70, (200, 120)),
+    ):
+        rng = np.random.default_rng(seed)
+        skips = ndimage.gaussian_filter(rng.normal(size=size[::-1]), 5)
+        left = np.clip(1 - 0.35 * (skips / skips.std() + 0.6), 0.05, 1)
+        row = digits(text, size, height, 3 if seed == 2 else 4) * left
+        save(f"uneven-pen-{text}.png", grain(rng, on(float(tones[0]), row, tones[1]), 2))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tinydigits.reader.recognize import (
     MODEL,
     Reading,
     Recognized,
+    known_digits,
     merge,
     recognize,
     rejection_threshold,
@@ -45,7 +46,8 @@ def read(
             (H, W, 4) of red, green, blue and opacity. Ink may be dark on light or light on dark.
         model: what `tinydigits.load_quantized` loads, or what it gave.
         min_confidence: the confidence, 0 to 1, below which a candidate is no digit. By default it
-            is where 1 % of digits that the network never saw are rejected.
+            is where 1 % of digits that the network never saw are rejected, and less for one that
+            stands among digits of its height.
 
     Raises:
         Failure: the picture cannot be read.
@@ -74,11 +76,11 @@ def read(
     lines = lines_of(np.array(boxes))
     names = [int(name) if name in DIGITS else name for name in model.class_names]
     scale = image.width / pixels.shape[1], image.height / pixels.shape[0]
+    known = known_digits(recognized, threshold, min_confidence is None)
     readings = []
     for i in sorted(range(len(boxes)), key=lambda i: (lines[i], boxes[i][0] + boxes[i][2])):
         _, seen, probabilities = recognized[i]
-        known = probabilities.max() >= threshold
-        digit = names[int(probabilities.argmax())] if known else None
+        digit = names[int(probabilities.argmax())] if known[i] else None
         box = in_original(boxes[i], *scale)
         readings.append(Reading(box, digit, probabilities, int(lines[i]), seen))
     return reject_text(readings)

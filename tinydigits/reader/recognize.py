@@ -31,6 +31,17 @@ REJECTION_THRESHOLD = 0.511
 UNSURE = 0.9
 """The confidence below which a digit is marked as unsure."""
 
+# What its surroundings say of a candidate below the rejection threshold.
+DOUBTFUL = 0.1
+"""The confidence from which on it is a digit among digits."""
+AMONG_HEIGHT, AMONG_SHARE = 0.6, 0.6
+"""The height of large candidates in median heights of those above the threshold, at least; and the
+share of the large ones that must be above it."""
+AMONG_DIGITS = 2
+"""How many must be, at least."""
+FITTING = 0.75, 1.35
+"""Its height in these median heights, from and to."""
+
 # When candidates are merged. Lengths are in heights of the higher one of two.
 MERGE_BESIDE, MERGE_BELOW = 0.1, 0.15
 """The gaps between two that may be one, less than that."""
@@ -114,6 +125,26 @@ def rejection_threshold(min_confidence: float | None) -> float:
     if not 0 <= min_confidence <= 1:
         raise UsageError(f"min_confidence must be from 0 to 1, not {min_confidence}.")
     return min_confidence
+
+
+def known_digits(
+    recognized: Sequence[Recognized], threshold: float, in_context: bool
+) -> np.ndarray:
+    """Which candidates are digits, bool (N,): those above the threshold.
+
+    In context so are those about as high as these, where most large candidates are above it: a
+    digit of an unusual hand or an uneven pen stands among others, and a letter among letters.
+    """
+    confidence = np.array([one.confidence for one in recognized])
+    heights = np.array([one.candidate.ink.shape[0] for one in recognized])
+    known = confidence >= threshold
+    if not in_context or known.sum() < AMONG_DIGITS:
+        return known
+    usual = np.median(heights[known])
+    if known[heights >= AMONG_HEIGHT * usual].mean() < AMONG_SHARE:
+        return known
+    fits = (heights >= FITTING[0] * usual) & (heights <= FITTING[1] * usual)
+    return known | (fits & (confidence >= DOUBTFUL))
 
 
 def recognize(candidates: Sequence[Candidate], model: Any) -> list[Recognized]:
