@@ -61,6 +61,8 @@ NOISE_FLOOR = 5
 """The contrast below which nothing counts as ink, in standard deviations of the noise."""
 ROUGH_SIDE = 600
 """The side, about, of the reduced picture in which the width of the strokes is measured."""
+NEIGHBORHOOD = 2
+"""The part of the shorter side that counts as the neighborhood of a place: the half of it."""
 LEAST_WINDOW = 3
 """The window of a filter or a closing in pixels, at least."""
 WIDEST_WINDOW = 0.5
@@ -154,7 +156,7 @@ def principal_brightness(pixels: np.ndarray) -> np.ndarray:
         return pixels[:, :, 0]
     step = max(1, min(pixels.shape[:2]) // COLOR_SIDE)
     coarse = pixels[::step, ::step]
-    size = max(LEAST_WINDOW, min(coarse.shape[:2]) // 2)
+    size = max(LEAST_WINDOW, min(coarse.shape[:2]) // NEIGHBORHOOD)
     varying = (coarse - ndimage.uniform_filter(coarse, size, axes=(0, 1))).reshape(-1, 3)
     _, directions = np.linalg.eigh(varying.T @ varying)
     weights = directions[:, -1]
@@ -213,7 +215,10 @@ def paper_is_dark(gray: np.ndarray) -> bool:
     reflection decides.
     """
     coarse = block_mean(gray, max(1, min(gray.shape) // POLARITY_SIDE))
-    around = {"size": 2 * max(LEAST_WINDOW, min(coarse.shape) // 2) + 1, "mode": "constant"}
+    around = {
+        "size": 2 * max(LEAST_WINDOW, min(coarse.shape) // NEIGHBORHOOD) + 1,
+        "mode": "constant",
+    }
     edges = ndimage.gaussian_gradient_magnitude(coarse, 1) ** 2
     edges = np.maximum(edges - FLAT_GRADIENT * np.median(edges), 0)
     weight = ndimage.uniform_filter(edges, **around)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from tinydigits.images.binarize import Ink, otsu
+from tinydigits.images.binarize import NEIGHBORHOOD, Ink, otsu
 from tinydigits.images.morphology import (
     MOST_COMPONENTS,
     block_mean,
@@ -127,7 +127,7 @@ def find_sheets(gray: np.ndarray, ink: np.ndarray) -> Iterator[Sheet]:
     step = max(1, min(gray.shape) // SHEET_SIDE)
     coarse = ndimage.median_filter(block_mean(gray, step), SHEET_SPECK)
     bright = coarse > otsu(coarse)
-    brighter = coarse > ndimage.uniform_filter(coarse, min(coarse.shape) // 2)
+    brighter = coarse > ndimage.uniform_filter(coarse, min(coarse.shape) // NEIGHBORHOOD)
     taken = block_mean(ink.astype(np.float32), step) > MOSTLY_INK
     for mask in (taken, bright, ~bright, brighter, ~brighter):
         sheet = sheet_in(mask, coarse)
