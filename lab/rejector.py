@@ -17,9 +17,9 @@ import numpy as np
 from lab.drawings import draw
 from tinydigits.data.mnist import held_out, load_mnist
 from tinydigits.evaluation import evaluate
-from tinydigits.files import write_atomically, write_json
+from tinydigits.files import write_json
 from tinydigits.network.architecture import MEAN, STD
-from tinydigits.quant.tdq import load_quantized, to_bytes
+from tinydigits.quant.tdq import load_quantized, save
 from tinydigits.reader.recognize import MODEL, REJECTOR
 
 LAYERS = "conv3:8 pool separable3:40 separable3:40 again again"
@@ -99,7 +99,7 @@ def make_rejector(
         rejector = dataclasses.replace(
             rejector, temperature=fit_temperature(rejector, images, labels)
         )
-        write_atomically(REJECTOR, to_bytes(rejector))
+        save(rejector, REJECTOR)
     study = measure_rejector(rejector, hold_out_models, images, labels) | {
         "seed": seed,
         "layers": LAYERS,

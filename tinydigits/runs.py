@@ -27,7 +27,7 @@ from tinydigits.evaluation import evaluate
 from tinydigits.files import expand, read_json, sweep_temporaries, write_atomically, write_json
 from tinydigits.network.model import load_model, save_model
 from tinydigits.quant.ptq import CALIBRATION, quantize
-from tinydigits.quant.tdq import to_bytes
+from tinydigits.quant.tdq import save
 from tinydigits.report.report import write_report
 from tinydigits.report.summary import check_summary, summarize_run
 from tinydigits.run_folder import read_config
@@ -206,7 +206,7 @@ def finish(run: SavedRun) -> None:
     bits = config.activation_bits, config.weight_bits
     try:
         integers = quantize(run.network, run.dataset.train_images[:CALIBRATION], 1.0, *bits)
-        write_atomically(folder / "model.tdq", to_bytes(integers))
+        save(integers, folder / "model.tdq")
         if config.qat_epochs:  # with few bits it may read otherwise than the float one
             found = evaluate(integers, run.images, run.labels).accuracy
             summary["accuracy_in_integers"] = found

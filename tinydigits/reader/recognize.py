@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinydigits.errors import UsageError
-from tinydigits.images.components import Box, Candidate, trim
+from tinydigits.images.components import Box, Candidate, enclosing, trim
 from tinydigits.images.preprocess import prepare_candidate
 from tinydigits.network.checkpoint import SHIPPED
 from tinydigits.quant.tdq import load_quantized
@@ -210,7 +210,7 @@ def close_groups(boxes: np.ndarray) -> list[tuple[int, ...]]:
 def unite(candidates: list[Candidate]) -> Candidate:
     """Several candidates as one."""
     boxes = np.array([candidate.box for candidate in candidates])
-    left, top, right, bottom = map(int, (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)))
+    left, top, right, bottom = map(int, enclosing(boxes))
     ink = np.zeros((bottom - top, right - left), np.uint8)
     for candidate in candidates:
         height, width = candidate.ink.shape
