@@ -22,12 +22,14 @@ def read(raw: bytes) -> dict[str, Any]:
     stages = [read_stage(raw, 36 + 24 * i) for i in range(count)]
     strings = raw[text:].split(b"\0")
     classes = stages[-1]["K"]
+    threshold = strings[classes + 1].decode()
     return {
         "pools": pools,
         "largest": 2**bits - 1,
         "stages": stages,
         "names": [name.decode() for name in strings[:classes]],
         "layers": strings[classes].decode(),
+        "threshold": float(threshold.split(" ")[1]) if threshold else None,
         **dict(zip(("mean", "std", "scale", "temperature"), floats, strict=True)),
     }
 

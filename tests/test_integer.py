@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import struct
 import subprocess
@@ -64,6 +65,30 @@ def test_bytes_are_read_back_as_they_were_written(seed: int, tmp_path: Path):
     again = load_quantized(tmp_path)
     assert to_bytes(again) == to_bytes(network) == (tmp_path / "model.tdq").read_bytes()
     assert (again.layers, again.class_names) == (network.layers, network.class_names)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-6, 0.2, 0.575, 0.999999, 1.0])
+def test_rejection_threshold_goes_with_the_network(tiny1k: IntegerNetwork, threshold: float):
+    network = dataclasses.replace(tiny1k, rejection_threshold=threshold)
+    raw = to_bytes(network)
+    assert from_bytes(raw).rejection_threshold == threshold
+    assert tdq.read(raw)["threshold"] == threshold
+    assert len(raw) % 4 == 0
+    assert from_bytes(to_bytes(tiny1k)).rejection_threshold is None
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), 0.1234567])
+def test_what_is_no_rejection_threshold_is_refused(tiny1k: IntegerNetwork, threshold: float):
+    with pytest.raises(UsageError, match="rejection threshold"):
+        dataclasses.replace(tiny1k, rejection_threshold=threshold)
+
+
+@pytest.mark.parametrize("threshold", ["", "2", "1.5", "-0", "0.", ".5", "0.1234567", "1e-3", "0 "])
+def test_a_file_with_another_string_is_refused(tiny1k: IntegerNetwork, threshold: str):
+    raw = to_bytes(dataclasses.replace(tiny1k, rejection_threshold=0.5))
+    hostile = raw.rstrip(b"\0")[: -len("0.5")] + threshold.encode() + b"\0"
+    with pytest.raises(Failure, match="rejection threshold"):
+        from_bytes(sealed(hostile + bytes(-len(hostile) % 4)))
 
 
 def test_repeated_convolution_is_stored_once(tiny1k: IntegerNetwork):

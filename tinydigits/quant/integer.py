@@ -76,6 +76,9 @@ class IntegerNetwork:
     modest (Guo et al. 2017, "On calibration of modern neural networks")."""
     activation_bits: int = 8
     weight_bits: int = 8
+    rejection_threshold: float | None = None
+    """The confidence, 0 to 1 with at most six decimals, below which a candidate on a page is no
+    digit; None where nobody has measured it."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.activation_bits <= 8 and 2 <= self.weight_bits <= 8):
@@ -85,6 +88,9 @@ class IntegerNetwork:
                 raise UsageError(
                     "The scale of the logits and the temperature are above 0 and finite."
                 )
+        threshold = self.rejection_threshold
+        if threshold is not None and not (0 <= threshold <= 1 and threshold == round(threshold, 6)):
+            raise UsageError("A rejection threshold is 0 to 1, with at most six decimals.")
         if any("\0" in name for name in self.class_names):
             raise UsageError("A class name holds no character of value 0.")
         stages = self.plan_with_weights()

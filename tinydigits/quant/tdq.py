@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -17,6 +18,8 @@ from tinydigits.quant.integer import KINDS, NO_DEPTHWISE, NO_WEIGHTS, IntegerNet
 MAGIC = b"TDQ1"
 HEADER = struct.Struct("<4sII4BI4f")
 RECORD = struct.Struct("<4BII4BII")
+THRESHOLD = "rejection_threshold "
+"""What the string begins with that holds the threshold."""
 
 
 def load_quantized(name_or_path: str | Path) -> IntegerNetwork:
@@ -74,9 +77,10 @@ def to_bytes(network: IntegerNetwork) -> bytes:
             *(layer.shift_in, layer.shift_sum, layer.shift_out, 0),
             *(offset(weights), offset(table) if table else 0),
         )
-    text = b"".join(
-        name.encode() + b"\0" for name in (*network.class_names, " ".join(network.layers))
-    )
+    strings = [*network.class_names, " ".join(network.layers)]
+    if network.rejection_threshold is not None:
+        strings.append(f"{THRESHOLD}{decimals(network.rejection_threshold)}")
+    text = b"".join(string.encode() + b"\0" for string in strings)
     floats = (
         network.description.mean,
         network.description.std,
@@ -142,10 +146,11 @@ def parse(
     strings = raw[text:].split(b"\0", classes + 1)
     if len(strings) != classes + 2:
         raise UsageError("names are missing.")
-    *class_names, words, _ = (string.decode() for string in strings)
+    *class_names, words, rest = (string.decode() for string in strings)
     description = Description(tuple(words.split(" ")), tuple(class_names), mean, std)
     network = IntegerNetwork(
-        description, quantized_layers, logit_scale, temperature, activation_bits, weight_bits
+        *(description, quantized_layers, logit_scale, temperature, activation_bits, weight_bits),
+        rejection_threshold=read_threshold(rest),
     )
     image, *expected = records(network)
     shapes = [
@@ -156,6 +161,24 @@ def parse(
     if image[1] != pools or shapes != [record[:6] for record in rows]:
         raise UsageError("its stages are not those of its layers.")
     return network
+
+
+def decimals(value: float) -> str:
+    """A number from 0 to 1 with as many decimals as it needs, at most six."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def read_threshold(rest: str) -> float | None:
+    """The rejection threshold in what follows the words; None where there is none.
+
+    Raises:
+        UsageError: it is none, or something else follows.
+    """
+    string, *filler = rest.split("\0")
+    match = re.fullmatch(rf"{THRESHOLD}(0(\.[0-9]{{1,6}})?|1(\.0{{1,6}})?)", string)
+    if (string and (not match or not filler)) or any(filler):
+        raise UsageError("after its layers comes something that is no rejection threshold.")
+    return float(match[1]) if match else None
 
 
 def read_layer(raw: bytes, record: tuple[int, ...]) -> QuantizedLayer:
