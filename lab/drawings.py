@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from tqdm import tqdm
 
+from lab.forms import LETTERS
+from tinydigits.data.drawn import FORMS, chunks, control_points, print_fonts, spline, write
+from tinydigits.errors import Failure
 from tinydigits.images.preprocess import prepare
 
 Generator = np.random.Generator
@@ -21,30 +25,71 @@ Generator = np.random.Generator
 UNLIKE = "ACEFGHJKLMNPQRTUVWXYacdefhkmnprtuvwxy"
 """Letters that do not look like a digit."""
 
-SIGNS = "+\u00d7÷=%&#@?*<>~^$€§£¥-ΔΣΩΨπλ∞√≈≠±{}[]"
+SIGNS = "+\u00d7÷=%&#@?*<>~^$€§£¥-ΔΣΩΨπλ∞√≈≠±{}[]()"
 """Signs that do not look like a digit."""
+
+HANDWRITING = {
+    "comic-neue": "ComicNeue*",
+    "dkg-handwriting": "dkg*",
+    "bwht": "BecauseWe[BCLM]*",
+    "dancingscript": "DancingScript*",
+    "humor-sans": "Humor-Sans*",
+    "jura": "Jura*",
+    "kaushanscript": "KaushanScript*",
+    "kiloji": "kiloji*",
+    "klaudia-berenika": "[BK]*a*",
+    "klee": "KleeOne*",
+    "seto": "setofont.ttf",
+}
+"""Debian's free fonts that look like handwriting: the package, fonts-..., and the files in it."""
+
+HELD_OUT_HANDWRITING = {
+    "breip": "Breip.ttf",
+    "bwht": "BecauseWeOrganize*",
+    "kristi": "Kristi*",
+    "leckerli-one": "LeckerliOne*",
+    "rufscript": "Rufscript*",
+}
+"""Those whose letters the rejector never saw."""
+
+FONT_FILES = (".otf", ".ttf")
+
+PART = 250
+"""How many things one process draws before it takes the next ones."""
 
 CANVAS = 96
 """Height and width, in pixels, of what things are drawn on before they are brought to 28x28."""
 
 
 def fonts() -> list[Path]:
-    """The files of the text fonts that matplotlib brings along."""
-    import matplotlib
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    names = ("DejaVu", "cmr10", "cmb10", "cmss10", "cmtt10")
-    return sorted(
-        p for p in folder.glob("*.ttf") if p.stem.startswith(names) and "Disp" not in p.stem
-    )
+    """The files of the fonts that the rejector learns from: printed ones, then handwriting."""
+    return print_fonts() + debian_fonts(HANDWRITING)
 
 
 def held_out_fonts() -> list[Path]:
-    """The fonts whose letters the rejector never saw."""
+    """Printed fonts whose letters the rejector never saw."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [folder / f"STIXGeneral{style}.ttf" for style in ("", "Bol", "Italic", "BolIta")]
+
+
+def debian_fonts(packages: dict[str, str]) -> list[Path]:
+    """The files of fonts that Debian has packages of.
+
+    Raises:
+        Failure: a package is not installed.
+    """
+    files: list[Path] = []
+    for package, pattern in packages.items():
+        listed = Path(f"/var/lib/dpkg/info/fonts-{package}.list")
+        paths = listed.read_text().split("\n") if listed.exists() else []
+        found = sorted(Path(p) for p in paths if Path(p).match(pattern) and p[-4:] in FONT_FILES)
+        if not found:
+            names = " ".join(f"fonts-{name}" for name in packages)
+            raise Failure(f"The fonts of {package} are missing: apt-get install {names}.")
+        files += found
+    return files
 
 
 def glyph(text: str, font: Any) -> np.ndarray:
@@ -56,7 +101,7 @@ def glyph(text: str, font: Any) -> np.ndarray:
 
 def scribble(rng: Generator) -> np.ndarray:
     """A stroke that goes nowhere: smooth or jagged, with at least one change of mind."""
-    points = int(rng.integers(5, 16))
+    points = int(rng.integers(4, 16))
     corners = rng.uniform(18, CANVAS - 18, (points, 2))
     if rng.random() < 0.4:  # to and fro, as one crosses something out
         corners[:, 0] = np.linspace(18, CANVAS - 18, points)
@@ -159,11 +204,21 @@ def by_hand(rng: Generator, ink: np.ndarray, wobble: float = 2.5) -> np.ndarray:
     middle = (np.array(ink.shape) - 1) / 2
     y, x = np.mgrid[0:height, 0:width]
     at = np.tensordot(matrix, np.stack([y - middle[0], x - middle[1]]), 1)
-    sigma = height / rng.uniform(6, 14)
+    parts = rng.uniform(3, 7)
     for axis in (0, 1):
-        bend = ndimage.gaussian_filter(rng.normal(size=(height, width)), sigma, truncate=2.5)
-        at[axis] += middle[axis] + bend / bend.std() * rng.uniform(0, wobble) * height / CANVAS
+        bend = smooth_noise(rng, ink.shape, parts)
+        at[axis] += middle[axis] + bend * rng.uniform(0, wobble) * height / CANVAS
     return ndimage.map_coordinates(ink, at, order=1)
+
+
+def smooth_noise(rng: Generator, shape: tuple[int, ...], parts: float) -> np.ndarray:
+    """Noise of mean 0 and standard deviation 1 that is smooth over a `parts`th of each side."""
+    rows, columns = (
+        np.exp(-((np.linspace(0, parts, n)[:, None] - np.arange(-1, parts + 2)) ** 2))
+        for n in shape
+    )
+    noise = rows @ rng.normal(size=(rows.shape[1], columns.shape[1])) @ columns.T
+    return (noise - noise.mean()) / noise.std()
 
 
 def photographed(rng: Generator, ink: np.ndarray) -> np.ndarray:
@@ -178,16 +233,22 @@ def photographed(rng: Generator, ink: np.ndarray) -> np.ndarray:
     return ((soft - lost) / max(full - lost, 1) * 255).clip(0, 255).astype(np.uint8)
 
 
+def uneven(rng: Generator, ink: np.ndarray) -> np.ndarray:
+    """Ink of a dry or skipping pen: paler in places, by up to all of it."""
+    noise = smooth_noise(rng, ink.shape, rng.uniform(4, 10))
+    return ink * (1 - rng.uniform(0.3, 1) * (noise - rng.uniform(-0.5, 1)).clip(0, 1))
+
+
 def draw_none(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.ndarray:
     """Something that is no digit, as the network would see it: uint8 (28, 28)."""
     while True:
         kind = rng.random()
-        if kind < 0.55:
+        if kind < 0.5:
             text = rng.choice(list(UNLIKE))
             ink = by_hand(rng, glyph(text, one_of(rng, typefaces)))
+        elif kind < 0.56:
+            ink = by_hand(rng, stroked(rng, one_of(rng, LETTER_FORMS)), 1.5)
         elif kind < 0.62:
-            ink = by_hand(rng, stroked(rng, rng.choice(list(LETTERS))), 1.5)
-        elif kind < 0.69:
             text = rng.choice(list(SIGNS))
             ink = by_hand(rng, glyph(text, one_of(rng, typefaces)))
         elif kind < 0.81:
@@ -196,22 +257,43 @@ def draw_none(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.nd
             ink = by_hand(rng, shape(rng), 1.0)
         else:
             ink = debris(rng, digits)
-        image = prepare(photographed(rng, ink) if rng.random() < 0.4 else ink, paper=0)
+        image = pictured(rng, ink)
         if image.any():
             return image
 
 
 def draw_digit(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.ndarray:
-    """A digit of MNIST or, now and then, of a font, as it comes out of a picture."""
-    kind = rng.random()
-    if kind < 0.2:
+    """A digit of a font or, mostly, of MNIST, as another hand and pen would have it."""
+    if rng.random() < 0.3:
         ink = by_hand(rng, glyph(str(rng.integers(10)), one_of(rng, typefaces)))
-    else:
-        ink = digits[rng.integers(len(digits))]
-    if 0.2 <= kind < 0.45:
-        large = Image.fromarray(ink).resize((84, 84), Image.Resampling.BICUBIC)
-        ink = by_hand(rng, np.asarray(large))
-    return prepare(photographed(rng, ink) if kind > 0.1 else ink, paper=0)
+        return pictured(rng, ink)
+    return restyled(rng, one_of(rng, digits))
+
+
+def restyled(rng: Generator, digit: np.ndarray) -> np.ndarray:
+    """A digit of MNIST as another hand and pen would have it: uint8 (28, 28).
+
+    Slanted, bent, thinner, thicker, paler, smaller, blurred, or as it was but for the picture.
+    """
+    if rng.random() < 0.6:
+        large = Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC)
+        digit = by_hand(rng, np.asarray(large))
+    return pictured(rng, digit)
+
+
+def restyle(digits: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Each of these digits, uint8 (N, 28, 28), as another hand and pen would have it."""
+    rng = np.random.default_rng(seed)
+    return np.stack([restyled(rng, digit) for digit in tqdm(digits, "restyling", leave=False)])
+
+
+def pictured(rng: Generator, ink: np.ndarray) -> np.ndarray:
+    """Ink as the network would see it, at times of an uneven pen or a bad picture."""
+    if rng.random() < 0.25:
+        ink = uneven(rng, ink)
+    if rng.random() < 0.5:
+        ink = photographed(rng, ink.clip(0, 255).astype(np.uint8))
+    return prepare(ink.clip(0, 255).astype(np.uint8), paper=0)
 
 
 def one_of(rng: Generator, things: Sequence[Any]) -> Any:
@@ -219,60 +301,54 @@ def one_of(rng: Generator, things: Sequence[Any]) -> Any:
     return things[int(rng.integers(len(things)))]
 
 
-LETTERS: dict[str, list[list[tuple[float, float]]]] = {
-    "A": [[(0, 1), (0.5, 0), (1, 1)], [(0.2, 0.62), (0.8, 0.62)]],
-    "C": [[(0.9, 0.15), (0.5, 0), (0.1, 0.3), (0.1, 0.7), (0.5, 1), (0.9, 0.85)]],
-    "E": [[(0.8, 0), (0, 0), (0, 1), (0.8, 1)], [(0, 0.5), (0.65, 0.5)]],
-    "F": [[(0.8, 0), (0, 0), (0, 1)], [(0, 0.48), (0.6, 0.48)]],
-    "H": [[(0, 0), (0, 1)], [(0.8, 0), (0.8, 1)], [(0, 0.5), (0.8, 0.5)]],
-    "K": [[(0, 0), (0, 1)], [(0.7, 0), (0, 0.55), (0.75, 1)]],
-    "L": [[(0, 0), (0, 1), (0.7, 1)]],
-    "M": [[(0, 1), (0.1, 0), (0.5, 0.6), (0.9, 0), (1, 1)]],
-    "N": [[(0, 1), (0, 0), (0.8, 1), (0.8, 0)]],
-    "P": [[(0, 1), (0, 0), (0.5, 0.02), (0.7, 0.25), (0.5, 0.5), (0, 0.52)]],
-    "R": [[(0, 1), (0, 0), (0.5, 0.02), (0.7, 0.25), (0.5, 0.48), (0, 0.5)],
-          [(0.3, 0.5), (0.75, 1)]],
-    "T": [[(0, 0), (0.9, 0)], [(0.45, 0), (0.45, 1)]],
-    "U": [[(0, 0), (0.02, 0.7), (0.4, 1), (0.75, 0.7), (0.8, 0)]],
-    "V": [[(0, 0), (0.4, 1), (0.8, 0)]],
-    "W": [[(0, 0), (0.25, 1), (0.5, 0.3), (0.75, 1), (1, 0)]],
-    "X": [[(0, 0), (0.8, 1)], [(0.8, 0), (0, 1)]],
-    "Y": [[(0, 0), (0.4, 0.5)], [(0.8, 0), (0.4, 0.5), (0.4, 1)]],
-    "d": [[(0.65, 0.55), (0.3, 0.4), (0, 0.7), (0.3, 1), (0.65, 0.8)], [(0.67, 0), (0.67, 1)]],
-    "h": [[(0, 0), (0, 1)], [(0, 0.6), (0.3, 0.42), (0.55, 0.6), (0.57, 1)]],
-    "k": [[(0, 0), (0, 1)], [(0.5, 0.4), (0, 0.72), (0.55, 1)]],
-    "m": [[(0, 0.4), (0, 1)], [(0, 0.6), (0.25, 0.4), (0.5, 0.6), (0.5, 1)],
-          [(0.5, 0.6), (0.75, 0.4), (1, 0.6), (1, 1)]],
-    "n": [[(0, 0.4), (0, 1)], [(0, 0.6), (0.3, 0.4), (0.6, 0.6), (0.6, 1)]],
-    "p": [[(0, 0.3), (0, 1)], [(0, 0.4), (0.4, 0.3), (0.55, 0.5), (0.35, 0.7), (0, 0.65)]],
-    "r": [[(0, 0.4), (0, 1)], [(0, 0.65), (0.2, 0.42), (0.5, 0.42)]],
-    "t": [[(0.3, 0), (0.3, 0.85), (0.5, 1), (0.65, 0.9)], [(0, 0.33), (0.65, 0.33)]],
-    "u": [[(0, 0.4), (0.03, 0.85), (0.3, 1), (0.6, 0.8)], [(0.6, 0.4), (0.62, 1)]],
-    "w": [[(0, 0.4), (0.2, 1), (0.45, 0.5), (0.7, 1), (0.9, 0.4)]],
-    "x": [[(0, 0.4), (0.6, 1)], [(0.6, 0.4), (0, 1)]],
-    "÷": [[(0, 0.5), (0.9, 0.5)], [(0.45, 0.15), (0.46, 0.16)], [(0.45, 0.84), (0.46, 0.85)]],
-}  # fmt: skip
-"""Letters, and one sign, as pen strokes through points (x, y), y downwards."""
-
-CURVED = "CPRUdhmnprtu"
+LETTER_FORMS = [form for forms in LETTERS.values() for form in forms]
 
 
-def stroked(rng: Generator, letter: str) -> np.ndarray:
-    """A letter of `LETTERS`, drawn by an unsteady pen: uint8 (CANVAS, CANVAS)."""
-    lines = [
-        (np.array(line) + rng.normal(0, 0.03, (len(line), 2))) * 56 + 20 for line in LETTERS[letter]
-    ]
-    return stroke(rng, lines, smooth=letter in CURVED)
+def stroked(rng: Generator, form: str) -> np.ndarray:
+    """A form, drawn by an unsteady pen: uint8 (CANVAS, CANVAS)."""
+    lines = [(line + rng.normal(0, 3, line.shape)) * 0.56 + 20 for line in control_points(form)]
+    return stroke(rng, [spline(line, 12 * len(line)) @ line for line in lines])
 
 
 def draw(seed: int, digits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N, 28, 28) to train the rejector on, and labels: 0 for a digit, 1 for none.
 
-    All `digits`, `count` that were altered, and twice as many things that are none.
+    All `digits`; `count` that were altered and as many that were drawn by rule; and twice as many
+    things that are none, with as many letters beside them that the same hands and pens drew.
     """
-    rng = np.random.default_rng(seed)
-    typefaces = [ImageFont.truetype(str(path), 60) for path in fonts()]
-    altered = [draw_digit(rng, digits, typefaces) for _ in tqdm(range(count), "digits")]
-    none = [draw_none(rng, digits, typefaces) for _ in tqdm(range(2 * count), "no digits")]
-    images = np.concatenate([digits, np.stack(altered), np.stack(none)])
-    return images, (np.arange(len(images)) >= len(images) - len(none)).astype(np.int64)
+    typefaces = fonts()
+    altered = drawn_in_parts(draw_digit, (seed, 0), digits, typefaces, count)
+    none = drawn_in_parts(draw_none, (seed, 1), digits, typefaces, 2 * count)
+    rng = np.random.default_rng((seed, 2))
+    written = [write_all(rng, [f for forms in FORMS for f in forms], count)]
+    letters = write_all(rng, LETTER_FORMS, 2 * count)
+    images = np.concatenate([digits, *altered, *written, *none, letters])
+    none_from = len(images) - 4 * count
+    return images, (np.arange(len(images)) >= none_from).astype(np.int64)
+
+
+def drawn_in_parts(
+    one: Any, seed: tuple[int, int], digits: np.ndarray, paths: list[Path], count: int
+) -> list[np.ndarray]:
+    """What `one` draws, `count` times, on all cores: arrays uint8 (N, 28, 28)."""
+
+    def part(k: int) -> np.ndarray:
+        rng = np.random.default_rng((*seed, k))
+        typefaces = [ImageFont.truetype(str(path), 60) for path in paths]
+        n = min(PART, count - k * PART)
+        return np.stack([one(rng, digits, typefaces) for _ in range(n)])
+
+    parts = range(-(-count // PART))
+    work = Parallel(n_jobs=-1, return_as="generator")(delayed(part)(k) for k in parts)
+    return list(tqdm(work, one.__name__.replace("_", " "), len(parts)))
+
+
+def write_all(rng: Generator, forms: Sequence[str], count: int) -> np.ndarray:
+    """`count` images, uint8 (N, 28, 28), of forms that hands wrote, each about as often."""
+    each = np.bincount(rng.integers(len(forms), size=count), minlength=len(forms))
+    images = [
+        write(rng, form, len(part))
+        for form, n in zip(forms, each, strict=True)
+        for part in chunks(np.arange(n))
+    ]
+    return np.concatenate(images)

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lab.drawings import restyle
 from lab.study import commit, update_presets
 from tinydigits import runs
+from tinydigits.data.dataset import load_dataset
 from tinydigits.data.mnist import Mnist, held_out, load_mnist
 from tinydigits.evaluation import Evaluation, evaluate
 from tinydigits.files import write_atomically
 from tinydigits.network.checkpoint import SHIPPED, find_model
 from tinydigits.network.model import Network, load_model
+from tinydigits.quant.integer import IntegerNetwork
 from tinydigits.quant.ptq import CALIBRATION, fit_temperature, quantize
 from tinydigits.quant.tdq import to_bytes
+from tinydigits.reader.rejection import measure_threshold
 from tinydigits.training.presets import preset
 
 
 def make_integers(
     names: tuple[str, ...], hold_out_models: Path, results: Path, weights: Path = SHIPPED
 ) -> dict[str, Any]:
-    """Quantize the shipped networks, and fit the temperature of each one's probabilities.
+    """Quantize the shipped networks; fit each one's temperature, measure its rejection threshold.
 
     A temperature divides the scores, so that a network claims what it keeps (Guo et al. 2017, "On
     Calibration of Modern Neural Networks"). It has to be fitted on digits that the network was not
     trained on, and those of the test set are only for reporting. So it is fitted on the last
-    10,000 training digits with a hold-out model: the same training on the first 50,000.
+    10,000 training digits with a hold-out model: the same training on the first 50,000. So is the
+    threshold measured, on these digits as other hands and pens would have them.
 
     Args:
         names: the presets.
@@ -47,15 +55,20 @@ def make_integers(
 
 def make_integer(name: str, folder: Path, mnist: Mnist, weights: Path) -> dict[str, Any]:
     """One preset of `make_integers`: its file in `weights`, and its row."""
-    tuning, calibration = held_out(mnist), mnist.train_images[:CALIBRATION]
-    hold_out_model = quantize(trained_hold_out_model(name, folder), calibration)
-    temperature = fit_temperature(hold_out_model, tuning.test_images, tuning.test_labels)
-    network = quantize(load_model(find_model(name)), calibration, temperature)
+    tuning = held_out(mnist)
+    hold_out_model = hold_out_integers(name, folder)
+    network = dataclasses.replace(
+        quantize(
+            load_model(find_model(name)), calibration_images(name), hold_out_model.temperature
+        ),
+        rejection_threshold=measure_threshold(hold_out_model, restyle(tuning.test_images)),
+    )
     content = to_bytes(network)
     write_atomically(weights / f"{name}.tdq", content)
     digits = mnist.test_images, mnist.test_labels
     return {
-        "temperature": temperature,
+        "temperature": network.temperature,
+        "rejection_threshold": network.rejection_threshold,
         "activation_bits": network.activation_bits,
         "weight_bits": network.weight_bits,
         "bytes": len(content),
@@ -66,6 +79,20 @@ def make_integer(name: str, folder: Path, mnist: Mnist, weights: Path) -> dict[s
             (folder / "model.safetensors").read_bytes()
         ).hexdigest(),
     }
+
+
+def hold_out_integers(name: str, folder: Path) -> IntegerNetwork:
+    """A preset's hold-out model in integers, with the temperature that suits it."""
+    unseen = held_out(load_mnist())
+    network = quantize(trained_hold_out_model(name, folder), calibration_images(name))
+    temperature = fit_temperature(network, unseen.test_images, unseen.test_labels)
+    return dataclasses.replace(network, temperature=temperature)
+
+
+@functools.cache
+def calibration_images(name: str) -> np.ndarray:
+    """What a preset is quantized with, uint8 (N, 28, 28): the first of its training images."""
+    return load_dataset(preset(name).data_source).train_images[:CALIBRATION]
 
 
 def figures_of(evaluation: Evaluation) -> dict[str, float]:
@@ -90,14 +117,14 @@ def table(made: dict[str, Any]) -> str:
     """What `make_integers` measured on the test digits, as a Markdown table."""
     lines = [
         "| preset | bytes | float % | integers % | calibration error %, float | integers "
-        "| temperature |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| temperature | rejection threshold |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in made["presets"].items():
         ours, theirs = row["integer"], row["float"]
         lines.append(
             f"| `{name}` | {row['bytes']:,} | {theirs['accuracy']:.2f} | {ours['accuracy']:.2f} "
             f"| {theirs['calibration_error']:.2f} | {ours['calibration_error']:.2f} "
-            f"| {row['temperature']:.3f} |"
+            f"| {row['temperature']:.3f} | {row['rejection_threshold']:.3f} |"
         )
     return "\n".join(lines)

@@ -1,14 +1,15 @@
-"""Pages composed from test digits, plain, ruled and squared, and what became of their digits."""
+"""Pages composed from test digits, single digits of other hands, and what became of them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from lab.drawings import Generator
+from lab.drawings import Generator, smooth_noise
+from tinydigits.data.drawn import control_points, spline
 from tinydigits.images.components import Box
 from tinydigits.reader.recognize import Reading
 
@@ -161,6 +162,53 @@ def apply_warp(page: np.ndarray, warp: np.ndarray, paper: float, order: int = 1)
         fillcolor=paper,
     )  # fmt: skip
     return np.asarray(moved)
+
+
+# ------------------------------------------------------------------------------ single digits
+
+
+def hand_drawn(rng: Generator, form: str) -> np.ndarray:
+    """A picture of a form: 24 to 160 pixels high, with a fine or a broad pen.
+
+    Some pens are uneven, pale or skip. It is slanted, turned and in perspective, on paper
+    of any tone under uneven light, blurred and noisy.
+
+    Returns:
+        uint8 (H, W).
+    """
+    height = np.exp(rng.uniform(np.log(24), np.log(160)))
+    lines = [line + rng.normal(0, 2.5, line.shape) for line in control_points(form)]
+    slant, turn, wide = rng.normal(0.08, 0.15), rng.normal(0, 0.07), np.exp(rng.normal(0, 0.15))
+    shape = np.array([[wide, turn], [-slant - turn, 1]]) * height / 100
+    curves = [spline(line, 24 * len(line)) @ line @ shape for line in lines]
+    margin = height * rng.uniform(0.3, 1.0, 2)
+    low = np.min([curve.min(axis=0) for curve in curves], axis=0) - margin
+    high = np.max([curve.max(axis=0) for curve in curves], axis=0) + margin
+    pen = max(1.6, height * np.exp(rng.uniform(np.log(0.04), np.log(0.16))))
+    finer = 3  # drawn in finer pixels, and brought down
+    size = tuple(int(n * finer) for n in high - low)
+    image = Image.new("L", size)
+    draw = ImageDraw.Draw(image)
+    for curve in curves:
+        points = [(float(x), float(y)) for x, y in (curve - low) * finer]
+        draw.line(points, 255, round(pen * finer), joint="curve")
+        for x, y in points:  # round ends and joints
+            r = pen * finer / 2
+            draw.ellipse((x - r, y - r, x + r, y + r), 255)
+    lean = rng.normal(0, 0.1, 2) / np.array(size)
+    image = image.transform(
+        size, Image.Transform.PERSPECTIVE, (1, 0, 0, 0, 1, 0, *lean), Image.Resampling.BILINEAR
+    )
+    ink = np.asarray(image.reduce(finer), float) / 255
+    if rng.random() < 0.3:
+        noise = smooth_noise(rng, ink.shape, rng.uniform(6, 14))
+        ink = ink * (1 - rng.uniform(0.3, 0.9) * (noise - rng.uniform(0, 1)).clip(0, 1))
+    paper = rng.uniform(170, 250)
+    page = paper - (paper - paper * rng.uniform(0.05, 0.6)) * ink
+    page = ndimage.gaussian_filter(page, rng.uniform(0, 0.012) * height) * falling_light(
+        rng, ink.shape
+    )
+    return (page + rng.normal(0, rng.uniform(0, 4), ink.shape)).clip(0, 255).astype(np.uint8)
 
 
 class Score(NamedTuple):

@@ -39,7 +39,7 @@ def write_tables(results: Path, readme: Path) -> list[Path]:
         write_atomically(path, text)
     others = read_json(results / "others.json")["accuracy"]
     pictures = {
-        readme.parent / "docs" / "ladder.png": figure(read_studies(results), others),
+        readme.parent / "docs" / "ladder.png": figure(on_mnist(read_studies(results)), others),
         readme.parent / "docs" / "robustness.png": shown(results, "robustness", robustness.figure),
     }
     for path, picture in pictures.items():
@@ -68,8 +68,8 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
     others = read_json(results / "others.json")
     changes = ablation.table(ablation.read_rows(results))
     return [
-        (readme, "ladder", short_table(studies)),
-        (docs / "results.md", "ladder", ladder_table(studies)),
+        (readme, "ladder", short_table(on_mnist(studies))),
+        (docs / "results.md", "ladder", ladder_table(on_mnist(studies))),
         (docs / "results.md", "forms", forms_table(studies)),
         (docs / "results.md", "raw", raw_table(studies)),
         (
@@ -91,6 +91,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (docs / "deploy.md", "footprint", shown(results, "footprint", footprint.table)),
         (docs / "deploy.md", "microcontrollers", footprint.others_table(others["microcontroller"])),
         (docs / "deploy.md", "integers", shown(results, "integers", integers.table)),
+        (docs / "use.md", "reader", ladder_table([s for s in studies if s["config"]["drawn"]])),
         (docs / "use.md", "scores", shown(results, "rejector", rejector.table)),
         (docs / "use.md", "pictures", shown(results, "pictures", pictures.table)),
         (docs / "use.md", "kinds", shown(results, "pictures", pictures.kinds_table)),
@@ -131,6 +132,11 @@ def read_studies(results: Path) -> list[dict[str, Any]]:
     if not studies:
         raise Failure(f"{results} holds no results: make some with python -m lab certify PRESET.")
     return studies
+
+
+def on_mnist(studies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The studies of presets that were trained on nothing but MNIST: the ladder."""
+    return [study for study in studies if not study["config"]["drawn"]]
 
 
 def replace_table(text: str, name: str, table: str) -> str:

@@ -28,12 +28,12 @@ MODULES = {
         "components",
         "preprocess",
     ),
-    "data": ("formats", "mnist", "folders", "dataset"),
+    "data": ("formats", "mnist", "folders", "drawn", "dataset"),
     "quant": ("integer", "tdq", "ptq", "qat"),
     "training": (
         *("config", "presets", "hardware", "augmentation", "batches", "muon", "loop", "state"),
     ),
-    "reader": ("recognize", "text_lines", "output", "read"),
+    "reader": ("rejection", "recognize", "text_lines", "output", "read"),
     "report": ("figures", "summary", "report"),
     "engine": ("export",),
 }
@@ -41,8 +41,8 @@ MODULES = {
 
 LABORATORY = (
     *("claims", "corruptions", "study", "certify", "ablation", "tune", "fashion", "benchmark"),
-    *("threads", "engines", "parity", "integers", "robustness", "footprint", "drawings"),
-    *("rejector", "pages", "pictures", "tables", "__main__"),
+    *("threads", "engines", "parity", "forms", "drawings", "integers", "robustness"),
+    *("footprint", "rejector", "pages", "pictures", "tables", "__main__"),
 )
 """The laboratory beside the package, in the same order; the package imports nothing of it."""
 

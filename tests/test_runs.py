@@ -27,13 +27,16 @@ from tinydigits import (
     load_model,
     load_quantized,
     normalize,
+    preset,
     quantize,
     resume,
     runs,
     train,
 )
 from tinydigits.files import read_json
+from tinydigits.reader.rejection import probabilities_of
 from tinydigits.training import loop
+from tinydigits.training.presets import is_preset
 
 
 def summary_of(config: Config, out: Path) -> dict[str, Any]:
@@ -70,6 +73,49 @@ def test_a_run_gives_the_weights_of_the_loop_in_memory(few: Mnist, tmp_path: Pat
         pass
     kept = train(dataclasses.replace(SMALL, out=tmp_path / "run"))
     torch.testing.assert_close(kept.network.state_dict(), run.network.state_dict(), atol=0, rtol=0)
+
+
+def test_a_network_of_its_own_rejects_1_percent_of_what_was_held_out_for_this(
+    monkeypatch: pytest.MonkeyPatch, mnist: Mnist, tmp_path: Path
+):
+    some = Mnist(*(part[:n] for part, n in zip(mnist, (3500, 3500, 100, 100), strict=True)))
+    monkeypatch.setattr("tinydigits.data.dataset.load_mnist", lambda root: some)
+    run = train(dataclasses.replace(SMALL, epochs=1, out=tmp_path / "run"))
+    network = load_quantized(tmp_path / "run")
+    assert 340 <= len(run.unseen) <= 350 == 3500 // 10
+    assert len(run.dataset.train_images) == 3500 - len(run.unseen)
+    trained = {image.tobytes() for image in run.dataset.train_images}
+    assert not trained & {image.tobytes() for image in run.unseen}
+    assert network.rejection_threshold is not None
+    below = probabilities_of(run.unseen, network).max(axis=1) < network.rejection_threshold
+    assert 3 <= below.sum() <= 4
+    again = runs.resume(tmp_path / "run")
+    assert np.array_equal(again.unseen, run.unseen)
+
+
+def test_what_a_run_is_measured_on_in_training_serves_for_its_threshold(few: Mnist, tmp_path: Path):
+    run = train(dataclasses.replace(SMALL, epochs=1, validation=True, out=tmp_path / "run"))
+    assert np.array_equal(run.unseen, run.dataset.test_images)
+    assert len(few.train_labels) == len(run.dataset.train_labels) + len(run.unseen)
+
+
+def test_too_few_images_for_a_threshold_make_none(few: Mnist, tmp_path: Path):
+    run = train(dataclasses.replace(SMALL, epochs=1, out=tmp_path / "run"))
+    assert len(run.unseen) == 0
+    assert len(run.dataset.train_images) == len(few.train_images)
+    assert load_quantized(tmp_path / "run").rejection_threshold is None
+
+
+def test_a_preset_trains_on_all_digits_and_has_the_threshold_of_the_package(
+    few: Mnist, tmp_path: Path
+):
+    run = train(dataclasses.replace(preset("sprint"), seed=3, out=tmp_path / "run"))
+    assert len(run.dataset.train_images) == len(few.train_images)
+    assert len(run.unseen) == 0
+    shipped = load_quantized("sprint").rejection_threshold
+    assert load_quantized(tmp_path / "run").rejection_threshold == shipped
+    assert not is_preset(dataclasses.replace(preset("sprint"), epochs=2))
+    assert not is_preset(dataclasses.replace(preset("sprint"), name="mine"))
 
 
 def test_config_json_is_the_configuration(few: Mnist, tmp_path: Path):

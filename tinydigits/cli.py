@@ -129,7 +129,7 @@ def evaluate(
 
 def predict(
     pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE")],
-    model: Annotated[str, arg(metavar="MODEL")] = "tiny20k",
+    model: Annotated[str, arg(metavar="MODEL")] = "reader",
     min_confidence: float | None = None,
     annotate: Path | None = None,
     show: Path | None = None,
@@ -143,8 +143,9 @@ def predict(
     Args:
         pictures: Files in any format that Pillow reads; - is standard input.
         model: A preset, a run folder, or a model file.
-        min_confidence: From 0 to 1: what is read with less is no digit. By default it is where 1 %
-            of digits that the network never saw are rejected.
+        min_confidence: From 0 to 1: what is read with less is no digit. Each network brings the
+            confidence that 1 % of digits that it never saw fall below. One that was trained on
+            fewer than 3,000 pictures brings none, and nothing is rejected.
         annotate: A file for the picture with boxes, digits and confidence drawn on it.
         show: A file for what the network saw of each digit.
         json: Print a JSON object for each picture, on a line of its own.
@@ -155,7 +156,7 @@ def predict(
     from tinydigits.quant.tdq import load_quantized
     from tinydigits.reader import output
     from tinydigits.reader.read import read
-    from tinydigits.reader.recognize import rejection_threshold
+    from tinydigits.reader.rejection import rejection_threshold
 
     if not pictures:
         raise UsageError("Name at least one picture: tinydigits predict photo.jpg")
@@ -165,13 +166,13 @@ def predict(
             raise UsageError(f"{option} takes one picture at a time.")
         if path is not None:
             output.format_of(path)
-    threshold = rejection_threshold(min_confidence)
     network = load_quantized(model)
+    rejection_threshold(network, min_confidence)  # refuses an impossible one before any picture
     failed = False
     for name in tqdm(pictures, "pictures", leave=False, disable=None if several else True):
         try:
             image = open_picture(name)
-            readings = read(image, network, threshold)
+            readings = read(image, network, min_confidence)
             if annotate is not None:
                 output.save_picture(annotate, output.annotate(image, readings))
             if show is not None:

@@ -19,15 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
-from tinydigits.data.dataset import check_fingerprint, load_dataset
+from tinydigits.data.dataset import Dataset, check_fingerprint, load_dataset
 from tinydigits.errors import Failure, UsageError, reason
 from tinydigits.evaluation import evaluate
 from tinydigits.files import expand, read_json, sweep_temporaries, write_atomically, write_json
 from tinydigits.network.model import load_model, save_model
 from tinydigits.quant.ptq import CALIBRATION, quantize
-from tinydigits.quant.tdq import save
+from tinydigits.quant.tdq import load_quantized, save
+from tinydigits.reader.rejection import measure_threshold, spare
 from tinydigits.report.report import write_report
 from tinydigits.report.summary import check_summary, summarize_run
 from tinydigits.run_folder import read_config
@@ -36,6 +38,7 @@ from tinydigits.training import loop
 from tinydigits.training.config import Config
 from tinydigits.training.hardware import choose_threads, precision_name, use_threads
 from tinydigits.training.loop import Run, new_run, reported_part
+from tinydigits.training.presets import is_preset
 from tinydigits.training.state import load_state, save_state
 
 CHECKPOINT = "checkpoint.pt"
@@ -49,6 +52,8 @@ class SavedRun(Run):
     folder: Path
     lock: FileLock
     """Keeps other processes from training in the folder, until the run is finished."""
+    unseen: np.ndarray
+    """uint8 (N, 28, 28): what the rejection threshold is measured on; none for a preset."""
 
 
 def train(config: Config) -> SavedRun:
@@ -68,6 +73,8 @@ def complete(run: SavedRun) -> SavedRun:
     """Train what is left of a run, printing a row per epoch, and write its results."""
     precision = precision_name(run.config, run.device)
     print(f"{run.config.name} on {run.device} in {precision}, threads: {run.threads}")
+    if len(run.unseen) and not run.config.validation:
+        print(f"held out to measure when to reject: {len(run.unseen):,} {run.dataset.things}")
     print(header(run.config))
     for row in run.history:
         print(format_row(row))
@@ -90,12 +97,27 @@ def start(config: Config) -> SavedRun:
         config = dataclasses.replace(config, init=str(expand(config.init).resolve()))
     # So that a resumed run has as many, wherever that is: with others the last bits may differ.
     config = dataclasses.replace(config, threads=choose_threads(config))
-    run = new_run(config)
+    dataset, unseen = load_data(config)
+    run = new_run(config, dataset)
     folder = new_folder(config.name) if config.out is None else expand(config.out)
     lock = claim(folder)
     refuse_taken(folder)  # another process may have been faster
     write_json(folder / "config.json", config.to_json())
-    return SavedRun(**vars(run), folder=folder, lock=lock)
+    return SavedRun(**vars(run), folder=folder, lock=lock, unseen=unseen)
+
+
+def load_data(config: Config) -> tuple[Dataset, np.ndarray]:
+    """The data of a run, and images of its classes that it is not trained on, uint8 (N, 28, 28).
+
+    The latter are those that it is measured on, where these are no test images; none for a preset,
+    whose rejection threshold comes with the package; else a few of the training images.
+    """
+    dataset = load_dataset(config.data_source)
+    if config.validation:
+        return dataset, dataset.test_images
+    if dataset.is_mnist and is_preset(config):
+        return dataset, dataset.test_images[:0]
+    return spare(dataset)
 
 
 def refuse_taken(folder: Path) -> None:
@@ -165,11 +187,12 @@ def resume(folder: Path) -> SavedRun:
     config = read_config(folder)
     lock = claim(folder)
     checkpoint = folder / CHECKPOINT
-    run = new_run(config, fresh=not checkpoint.exists())
+    dataset, unseen = load_data(config)
+    run = new_run(config, dataset, fresh=not checkpoint.exists())
     sweep_temporaries(folder)
     if checkpoint.exists():
         load_state(run, checkpoint)
-    return SavedRun(**vars(run), folder=folder, lock=lock)
+    return SavedRun(**vars(run), folder=folder, lock=lock, unseen=unseen)
 
 
 def epochs(run: SavedRun) -> Iterator[dict[str, Any]]:
@@ -206,6 +229,11 @@ def finish(run: SavedRun) -> None:
     bits = config.activation_bits, config.weight_bits
     try:
         integers = quantize(run.network, run.dataset.train_images[:CALIBRATION], 1.0, *bits)
+        if is_preset(config) and run.dataset.is_mnist:
+            threshold = load_quantized(config.name).rejection_threshold
+        else:
+            threshold = measure_threshold(integers, run.unseen)
+        integers = dataclasses.replace(integers, rejection_threshold=threshold)
         save(integers, folder / "model.tdq")
         if config.qat_epochs:  # with few bits it may read otherwise than the float one
             found = evaluate(integers, run.images, run.labels).accuracy

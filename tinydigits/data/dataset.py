@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinydigits.data.drawn import draw_digits
 from tinydigits.data.folders import classes_in, load_pictures, parts_of
 from tinydigits.data.formats import HOLDS, IDX_FILES, copies, parse_idx, plain_name, read
 from tinydigits.data.mnist import Mnist, held_out, load_mnist
@@ -50,6 +51,8 @@ class DataSource:
     validation: bool = False
     """Whether training images take the place of the test images: the last 10,000 of MNIST's, or a
     fifth of each class."""
+    drawn: int = 0
+    """How many digits drawn by rule join the training digits of MNIST."""
 
 
 class Dataset(NamedTuple):
@@ -100,9 +103,19 @@ def load_dataset(source: DataSource = DataSource(), to_train: bool = True) -> Da
         Failure: a file is damaged, is no picture or is not MNIST's, or MNIST cannot be fetched.
     """
     if is_own(source):
+        if source.drawn:
+            raise UsageError("Drawn digits join those of MNIST, not data of yours: drop --drawn.")
         return load_own(source, to_train)
     mnist = load_mnist(source.root)
     mnist = held_out(mnist) if source.validation else mnist
+    if source.drawn and to_train:
+        images, labels = draw_digits(source.drawn)
+        # Mixed, so that the first thousands, which quantization looks at, are of both kinds.
+        order = np.random.default_rng(0).permutation(len(mnist.train_labels) + len(labels))
+        mnist = mnist._replace(
+            train_images=np.concatenate([mnist.train_images, images])[order],
+            train_labels=np.concatenate([mnist.train_labels, labels])[order],
+        )
     return Dataset(*mnist, MNIST, DIGITS, MEAN, STD)
 
 
@@ -230,8 +243,8 @@ def check_classes(names: tuple[str, ...], root: Path, least: int) -> None:
         raise UsageError(f"{root} holds {found}: a network tells {least} to {MOST_CLASSES} apart.")
 
 
-def hold_out_mask(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which images to hold out, bool (N,): a fifth of each class, rounded down.
+def hold_out_mask(images: np.ndarray, labels: np.ndarray, share: float = 0.2) -> np.ndarray:
+    """Which images to hold out, bool (N,): a share of each class, rounded down.
 
     Those whose pixels have the smallest SHA-256: a choice that no seed, no order and no file name
     changes, and that hardly changes when images are added.
@@ -240,7 +253,7 @@ def hold_out_mask(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         its = sorted(np.flatnonzero(labels == label), key=keys.__getitem__)
-        out[its[: len(its) // 5]] = True
+        out[its[: int(len(its) * share)]] = True
     return out
 
 

@@ -22,9 +22,9 @@ from tinydigits.reader.recognize import (
     known_digits,
     merge,
     recognize,
-    rejection_threshold,
     split,
 )
+from tinydigits.reader.rejection import rejection_threshold
 from tinydigits.reader.text_lines import lines_of, reject_text
 
 LEAST_BESIDE = 20
@@ -46,17 +46,17 @@ def read(
             (H, W, 4) of red, green, blue and opacity. Ink may be dark on light or light on dark.
         model: what `tinydigits.load_quantized` loads, or what it gave.
         min_confidence: the confidence, 0 to 1, below which a candidate is no digit. By default it
-            is where 1 % of digits that the network never saw are rejected, and less for one that
-            stands among digits of its height.
+            is the network's own, which 1 % of digits that it never saw fall below, and less for one
+            that stands among digits of its height; a network that has none rejects nothing.
 
     Raises:
         Failure: the picture cannot be read.
         UsageError: there is no such file or model, the array is none of that kind, or
             `min_confidence` is not from 0 to 1.
     """
-    threshold = rejection_threshold(min_confidence)
     if isinstance(model, str | Path):
         model = load_quantized(model)
+    threshold = rejection_threshold(model, min_confidence)
     image = open_picture(picture)
     pixels = pixels_of(image)
     found = find_candidates(pixels)

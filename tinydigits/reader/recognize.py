@@ -1,32 +1,22 @@
 """Which digit each candidate is, if it is one; broken ones are merged, touching ones are split.
 
-The network says which digit a candidate is if it is one. A second network, the rejector, says
-whether it is one (an out-of-distribution detector). Their product is the probability.
+The network says which digit a candidate is if it is one, and the rejector whether it is one.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinydigits.errors import UsageError
 from tinydigits.images.components import Box, Candidate, enclosing, trim
 from tinydigits.images.preprocess import prepare_candidate
-from tinydigits.network.checkpoint import SHIPPED
-from tinydigits.quant.tdq import load_quantized
+from tinydigits.reader.rejection import probabilities_of
 
-MODEL = "tiny20k"
+MODEL = "reader"
 """The network that reads pictures where nothing else is said."""
-
-REJECTOR = SHIPPED / "rejector.tdq"
-"""The network that says whether a candidate is a digit at all."""
-
-REJECTION_THRESHOLD = 0.511
-"""The confidence below which a candidate is no digit: what 1 % of unseen digits are below."""
 
 UNSURE = 0.9
 """The confidence below which a digit is marked as unsure."""
@@ -114,19 +104,6 @@ class Recognized(NamedTuple):
         return float(self.probabilities.max())
 
 
-def rejection_threshold(min_confidence: float | None) -> float:
-    """The confidence below which a candidate is no digit: the given one, or the usual one.
-
-    Raises:
-        UsageError: `min_confidence` is not from 0 to 1.
-    """
-    if min_confidence is None:
-        return REJECTION_THRESHOLD
-    if not 0 <= min_confidence <= 1:
-        raise UsageError(f"min_confidence must be from 0 to 1, not {min_confidence}.")
-    return min_confidence
-
-
 def known_digits(
     recognized: Sequence[Recognized], threshold: float, in_context: bool
 ) -> np.ndarray:
@@ -152,23 +129,6 @@ def recognize(candidates: Sequence[Candidate], model: Any) -> list[Recognized]:
     images = [prepare_candidate(candidate.ink) for candidate in candidates]
     probabilities = probabilities_of(np.stack(images), model)
     return list(map(Recognized, candidates, images, probabilities))
-
-
-def probabilities_of(images: np.ndarray, model: Any) -> np.ndarray:
-    """Images uint8 (N, 28, 28) to the probabilities, float64 (N, classes), of being each digit.
-
-    A network that was trained on something else than MNIST answers without the rejector.
-    """
-    log_probs = model.log_probs(images).astype(np.float64)
-    if model.description.of_mnist:
-        log_probs += rejector().log_probs(images)[:, :1]
-    return np.exp(log_probs)
-
-
-@functools.cache
-def rejector() -> Any:
-    """The network that tells digits from what is none."""
-    return load_quantized(REJECTOR)
 
 
 # ----------------------------------------------------------------------------------- merge

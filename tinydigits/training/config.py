@@ -142,6 +142,12 @@ class Config:
     validation: bool = False
     """Train on the first 50,000 digits and report on the last 10,000, not on the test set."""
 
+    drawn: int = 0
+    """Digits drawn by rule that are trained on beside MNIST's, 0 or more.
+
+    They are of many hands, pens and fonts, which MNIST has not: for reading what people write.
+    """
+
     data: Path | None = None
     """A folder that holds MNIST or data of yours, and the only place to look then.
 
@@ -171,13 +177,13 @@ class Config:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 2, "seed": 0, "threads": 0}
-        least |= {"qat_epochs": 0, "activation_bits": 1, "weight_bits": 2}
+        least |= {"qat_epochs": 0, "activation_bits": 1, "weight_bits": 2, "drawn": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise UsageError(f"{name} must be a whole number from {minimum} up, not {value!r}.")
         limits = {"seed": 2**63, "batch_size": 60_001, "threads": 1025}
-        limits |= {"activation_bits": 9, "weight_bits": 9}
+        limits |= {"activation_bits": 9, "weight_bits": 9, "drawn": 1_000_001}
         for name, limit in limits.items():
             if getattr(self, name) >= limit:
                 raise UsageError(f"{name} must be below {limit:,}, not {getattr(self, name)}.")
@@ -239,7 +245,7 @@ class Config:
         """What it is trained and measured on."""
         from tinydigits.data.dataset import DataSource
 
-        return DataSource(self.data, self.dataset, self.as_is, self.validation)
+        return DataSource(self.data, self.dataset, self.as_is, self.validation, self.drawn)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, the inverse of `from_json`."""

@@ -1,5 +1,6 @@
 """The presets: functions that return a `Config`; the docstrings say what to expect of each."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,21 @@ def tiny1k() -> Config:
     return improved("tiny1k", layers, augmentation=0.4, lr=0.7, **HALF_BACKGROUND_AND_INK)
 
 
+def reader() -> Config:
+    """What `predict` reads pictures with: MNIST's digits and others, drawn in many hands."""
+    return improved(
+        "reader",
+        "conv3:16 pool conv3:24 conv3:32 separable3:64 separable3:64",
+        epochs=10,
+        batch_size=128,
+        lr=0.1,
+        muon_lr=0.05,
+        weight_decay=5e-4,
+        drawn=40_000,
+        **HALF_BACKGROUND_AND_INK,
+    )
+
+
 def dash() -> Config:
     """99.4 % in the least time that we can."""
     # Multiples of 16 channels: with others, bfloat16 operators fill no vector register and crawl.
@@ -156,7 +172,7 @@ def sprint() -> Config:
 
 PRESETS: dict[str, Callable[[], Config]] = {
     make.__name__: make
-    for make in (baseline, classic, tiny20k, tiny10k, tiny4k, tiny2k, tiny1k, dash, sprint)
+    for make in (baseline, classic, tiny20k, tiny10k, tiny4k, tiny2k, tiny1k, reader, dash, sprint)
 }
 
 DEFAULT_PRESET = "classic"
@@ -171,3 +187,12 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise UsageError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
     return PRESETS[name]()
+
+
+def is_preset(config: Config) -> bool:
+    """Whether a training is that of the preset of its name, whatever its seed and its machine."""
+    if config.name not in PRESETS:
+        return False
+    free = ("seed", "out", "data", "device", "precision", "channels_last", "threads")
+    here = {name: getattr(config, name) for name in free}
+    return config == dataclasses.replace(preset(config.name), **here)
