@@ -101,7 +101,7 @@ def glyph(text: str, font: Any) -> np.ndarray:
 
 def scribble(rng: Generator) -> np.ndarray:
     """A stroke that goes nowhere: smooth or jagged, with at least one change of mind."""
-    points = int(rng.integers(4, 16))
+    points = int(rng.integers(5, 16))
     corners = rng.uniform(18, CANVAS - 18, (points, 2))
     if rng.random() < 0.4:  # to and fro, as one crosses something out
         corners[:, 0] = np.linspace(18, CANVAS - 18, points)
@@ -267,7 +267,7 @@ def draw_digit(rng: Generator, digits: np.ndarray, typefaces: list[Any]) -> np.n
     if rng.random() < 0.3:
         ink = by_hand(rng, glyph(str(rng.integers(10)), one_of(rng, typefaces)))
         return pictured(rng, ink)
-    return restyled(rng, one_of(rng, digits))
+    return restyled(rng, digits[rng.integers(len(digits))])
 
 
 def restyled(rng: Generator, digit: np.ndarray) -> np.ndarray:
@@ -276,15 +276,27 @@ def restyled(rng: Generator, digit: np.ndarray) -> np.ndarray:
     Slanted, bent, thinner, thicker, paler, smaller, blurred, or as it was but for the picture.
     """
     if rng.random() < 0.6:
-        large = Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC)
-        digit = by_hand(rng, np.asarray(large))
+        digit = by_hand(rng, enlarged(digit))
     return pictured(rng, digit)
 
 
 def restyle(digits: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Each of these digits, uint8 (N, 28, 28), as another hand and pen would have it."""
+    """These digits, uint8 (N, 28, 28), as other hands and cameras would have them, each by halves.
+
+    Milder than what the rejector learns from, since no clear digit may be lost.
+    """
     rng = np.random.default_rng(seed)
-    return np.stack([restyled(rng, digit) for digit in tqdm(digits, "restyling", leave=False)])
+    images = []
+    for digit in tqdm(digits, "restyling", leave=False):
+        ink = by_hand(rng, enlarged(digit), 1.5) if rng.random() < 0.5 else digit
+        ink = ink.clip(0, 255).astype(np.uint8)
+        images.append(prepare(photographed(rng, ink) if rng.random() < 0.5 else ink, paper=0))
+    return np.stack(images)
+
+
+def enlarged(digit: np.ndarray) -> np.ndarray:
+    """A digit of 28x28 pixels in three times as many along each side."""
+    return np.asarray(Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC))
 
 
 def pictured(rng: Generator, ink: np.ndarray) -> np.ndarray:
@@ -339,7 +351,7 @@ def drawn_in_parts(
         return np.stack([one(rng, digits, typefaces) for _ in range(n)])
 
     parts = range(-(-count // PART))
-    work = Parallel(n_jobs=-1, return_as="generator")(delayed(part)(k) for k in parts)
+    work: Any = Parallel(n_jobs=-1, return_as="generator")(delayed(part)(k) for k in parts)
     return list(tqdm(work, one.__name__.replace("_", " "), len(parts)))
 
 

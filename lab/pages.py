@@ -186,7 +186,7 @@ def hand_drawn(rng: Generator, form: str) -> np.ndarray:
     high = np.max([curve.max(axis=0) for curve in curves], axis=0) + margin
     pen = max(1.6, height * np.exp(rng.uniform(np.log(0.04), np.log(0.16))))
     finer = 3  # drawn in finer pixels, and brought down
-    size = tuple(int(n * finer) for n in high - low)
+    size = int(finer * (high - low)[0]), int(finer * (high - low)[1])
     image = Image.new("L", size)
     draw = ImageDraw.Draw(image)
     for curve in curves:

@@ -33,7 +33,7 @@ def draw_unseen(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_rejector(
-    seed: int = 0, count: int = 20_000, epochs: int = 6
+    seed: int = 0, count: int = 20_000, epochs: int = 12
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """Train the rejector's network, which has the layers of `reader`; nothing is written.
 
@@ -51,6 +51,7 @@ def train_rejector(
         epochs=epochs,
         channels_last=False,
         device="cpu",
+        threads=1,  # so that every machine gets the same bits
         drawn=0,
         background=0.0,  # what it sees was prepared, so its paper is 0
         ink_fade=0.0,
