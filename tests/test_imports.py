@@ -33,7 +33,7 @@ MODULES = {
     "training": (
         *("config", "presets", "hardware", "augmentation", "batches", "muon", "loop", "state"),
     ),
-    "reader": ("rejection", "recognize", "text_lines", "output", "read"),
+    "reader": ("rejection", "recognize", "merge_split", "text_lines", "output", "read"),
     "report": ("figures", "summary", "report"),
     "engine": ("export",),
 }

@@ -3,7 +3,7 @@
     python tests/pictures/draw.py
 
 Some were drawn elsewhere: tight-marker-row, strip-of-cells, small-form-box, pen-in-printed-cells,
-page-edge, table-wide-cells, corner-shadow.
+page-edge, table-wide-cells, corner-shadow, touching-narrow, pen-that-skips.
 An answer holds the digits of each line, lines parted by _; "none" stands for no digit at all.
 """
 
@@ -206,6 +206,7 @@ def main() -> None:
     strips_and_wide_cells()
     shadows_with_straight_edges()
     pens_that_skip()
+    narrow_pairs_and_halves()
 
 
 def save(name: str, image: Image.Image, **options: Any) -> None:
@@ -329,6 +330,27 @@ def pens_that_skip() -> None:
         left = np.clip(1 - 0.35 * (skips / skips.std() + 0.6), 0.05, 1)
         row = digits(text, size, height, 3 if seed == 2 else 4) * left
         save(f"uneven-pen-{text}.png", grain(rng, on(float(tones[0]), row, tones[1]), 2))
+
+
+def narrow_pairs_and_halves() -> None:
+    """Digits that touch and together are hardly wider than high, and digits a gap cuts in two."""
+    rng = np.random.default_rng(5)
+    size = 340, 150
+    small = np.zeros(size[::-1])
+    for digit, x, y, height in (("4", 40, 30, 80), ("0", 97, 60, 50), ("3", 190, 30, 80),
+                                ("0", 250, 60, 50)):  # fmt: skip
+        small = np.maximum(small, digit_at(digit, size, x, y, height, 6))
+    save("touching-small-4030.png", grain(rng, on(225.0, small, 45), 2))
+    size = 320, 130
+    halves = digits("0206", size, 80, 6)
+    for column in (48, 124, 200):
+        halves[:, column : column + 8] = 0
+    save("halves-0206.png", grain(rng, on(225.0, halves, 45), 2))
+    size = 330, 130
+    pale = digits("40971", size, 70, 4)
+    pale[48:66, :58] *= 0.3
+    pale[48:66, 132:190] *= 0.3
+    save("pale-middle-40971.png", grain(rng, on(215.0, pale, 90), 1.5))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from tinydigits.images.morphology import (
     stroke_width,
 )
 
+PALER, WHOLE_SIZE = 0.4, 1.4
+"""From which share of the ink's level on a pixel may join pieces of a digit, and how large that
+digit is at most, in usual sizes, which pieces lower."""
 LEAST_SIDE = 3
 """The longer side of a component in pixels, at least."""
 
@@ -86,7 +89,7 @@ class Candidate:
 
 def segment(ink: Ink) -> list[Candidate]:
     """Cut the ink into candidates: components, grouped where a stroke is broken, without specks."""
-    labels, count = label_components(ink.mask)
+    labels, count = label_ink(ink)
     if count == 0:
         return []
     slices = ndimage.find_objects(labels)
@@ -103,6 +106,42 @@ def segment(ink: Ink) -> list[Candidate]:
         return []
     groups = group(boxes, labels, names)
     return of_one_pen([candidate_of(ink, labels, names[g], enclosing(boxes[g])) for g in groups])
+
+
+def label_ink(ink: Ink) -> tuple[np.ndarray, int]:
+    """Number the components of the ink, pieces of a digit that paler ink joins as one.
+
+    Of a pen that skips, the paler ink between pieces is ink as well (hysteresis thresholding, Canny
+    1986). It joins no two digits, and nothing that is larger than one.
+
+    Returns:
+        What `label_components` does.
+    """
+    labels, count = label_components(ink.mask)
+    if not 1 < count <= MOST_COMPONENTS:
+        return labels, count
+    paler, wholes = label_components(ink.strength > max(ink.floor, PALER * ink.level))
+    if wholes > MOST_COMPONENTS:
+        return labels, count
+    sides, areas = sides_of(labels), np.bincount(labels.ravel())[1:]
+    sizes = sides.max(axis=1)
+    order = np.argsort(-sizes, kind="stable")
+    usual = usual_size(sizes[order], areas[order])
+    within = np.zeros(count + 1, int)
+    within[labels.ravel()] = paler.ravel()
+    large = within[1:][sides[:, 0] >= FRAGMENT_HEIGHT * usual]
+    one = np.bincount(within[1:], minlength=wholes + 1) > 1
+    one &= np.bincount(large, minlength=wholes + 1) <= 1
+    one[1:] &= sides_of(paler).max(axis=1) < WHOLE_SIZE * usual
+    return label_components(ink.mask | one[paler]) if one.any() else (labels, count)
+
+
+def sides_of(labels: np.ndarray) -> np.ndarray:
+    """The height and the width of each component, int (N, 2)."""
+    boxes = ndimage.find_objects(labels)
+    return np.array(
+        [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes]
+    )
 
 
 def enclosing(boxes: np.ndarray) -> np.ndarray:

@@ -15,14 +15,13 @@ from tinydigits.images.page import clear_borders, clear_frames, find_sheets
 from tinydigits.images.ruling import clear_rulings
 from tinydigits.network.architecture import DIGITS
 from tinydigits.quant.tdq import load_quantized
+from tinydigits.reader.merge_split import merge, split
 from tinydigits.reader.recognize import (
     MODEL,
     Reading,
     Recognized,
     known_digits,
-    merge,
     recognize,
-    split,
 )
 from tinydigits.reader.rejection import rejection_threshold
 from tinydigits.reader.text_lines import lines_of, reject_text
