@@ -299,6 +299,20 @@ def pictures(
     measure(results / "pictures.json", parts or PARTS, pages, digits, jobs)
 
 
+def symbols(results: Path = RESULTS, each: int = 10) -> None:
+    """Measure how whole pictures of symbols are read, whatever light and color they have.
+
+    Args:
+        results: The folder for symbols.json.
+        each: Pictures of each symbol and kind.
+    """
+    from lab.symbols import SETS, measure
+    from tinydigits.files import write_json
+
+    rows = [row for name in SETS for row in measure(name, each)]
+    write_json(results / "symbols.json", {"rows": rows})
+
+
 def parity(
     results: Path = RESULTS, digits: int = 10_000, on_board: int = 500, random_networks: int = 200
 ) -> None:
@@ -347,7 +361,7 @@ COMMANDS = (
         benchmark,
         threads,
     ),
-    *(waiting, rejector, pictures, tables),
+    *(waiting, rejector, pictures, symbols, tables),
 )
 
 

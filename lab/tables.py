@@ -58,6 +58,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         pictures,
         rejector,
         robustness,
+        symbols,
         threads,
         tune,
     )
@@ -89,6 +90,7 @@ def all_tables(results: Path, readme: Path) -> list[tuple[Path, str, str]]:
         (performance, "threads", shown(results, "threads", threads.gain_table)),
         (docs / "own-data.md", "fashion", shown(results, "fashion", fashion.table)),
         (docs / "deploy.md", "footprint", shown(results, "footprint", footprint.table)),
+        (docs / "deploy.md", "symbols", shown(results, "symbols", symbols.table)),
         (docs / "deploy.md", "microcontrollers", footprint.others_table(others["microcontroller"])),
         (docs / "deploy.md", "integers", shown(results, "integers", integers.table)),
         (docs / "use.md", "reader", ladder_table([s for s in studies if s["config"]["drawn"]])),

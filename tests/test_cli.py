@@ -126,7 +126,7 @@ def test_the_package_is_the_command(tmp_path: Path):
         (["train", "--batch-size", "9" * 30], "batch_size must be below 60,001"),
         (["train", "--layers", "conv7:9999", "conv7:9999"], "over 10,000,000 weights"),
         (["lab", "benchmark", "--rounds", "0"], "benchmark needs at least 1 round"),
-        (["data", "--data", "/nowhere"], "The data folder /nowhere is not a folder"),
+        (["data", "--data", "/nowhere"], "There is no data folder /nowhere"),
         (["train", "--layers", "conv3:4", "conv3:5", "again"], "as many channels going out as"),
         (["lab", "certify", "classic", "--seeds", "1"], "at least 2 seeds"),
         (["lab", "robustness", "classical"], "There is no preset 'classical'"),

@@ -113,7 +113,7 @@ def test_a_view_of_images_is_read_like_its_copy(view: Any):
     np.testing.assert_array_equal(predictor.read[0], expected)
 
 
-IMAGES = np.zeros((2, 28, 28), np.uint8)
+IMAGES = np.full((2, 28, 28), 255, np.uint8)
 
 
 @pytest.mark.parametrize(

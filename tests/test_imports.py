@@ -19,6 +19,7 @@ STAGES = (
 MODULES = {
     "network": ("architecture", "checkpoint", "model"),
     "images": (
+        "fonts",
         "decode",
         "morphology",
         "binarize",
@@ -27,8 +28,9 @@ MODULES = {
         "ruling",
         "components",
         "preprocess",
+        "symbol",
     ),
-    "data": ("formats", "mnist", "folders", "drawn", "dataset"),
+    "data": ("formats", "mnist", "folders", "drawn", "split", "dataset"),
     "quant": ("integer", "tdq", "ptq", "qat"),
     "training": (
         *("config", "presets", "hardware", "augmentation", "batches", "muon", "loop", "state"),
@@ -42,7 +44,7 @@ MODULES = {
 LABORATORY = (
     *("claims", "corruptions", "study", "certify", "ablation", "tune", "fashion", "benchmark"),
     *("threads", "engines", "parity", "forms", "drawings", "integers", "robustness"),
-    *("footprint", "rejector", "pages", "pictures", "tables", "__main__"),
+    *("footprint", "rejector", "pages", "pictures", "symbols", "tables", "__main__"),
 )
 """The laboratory beside the package, in the same order; the package imports nothing of it."""
 

@@ -447,7 +447,7 @@ def test_load_mnist_parses_what_was_found(cache: Path, tmp_path: Path):
 
 
 def test_users_folder_that_is_none_is_named(cache: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match=f"{tmp_path / 'nowhere'} is not a folder"):
+    with pytest.raises(UsageError, match=f"There is no data folder {tmp_path / 'nowhere'}"):
         find_files(tmp_path / "nowhere")
 
 

@@ -36,7 +36,8 @@ from tinydigits import (
 )
 from tinydigits.data.dataset import Dataset, DataSource, load_dataset
 from tinydigits.data.formats import IDX_FILES, to_idx
-from tinydigits.images.preprocess import gray_of
+from tinydigits.images.decode import open_picture
+from tinydigits.images.symbol import see_symbol
 from tinydigits.network.architecture import DIGITS, MEAN, STD
 from tinydigits.network.checkpoint import Description, find_model, read_description
 from tinydigits.quant.tdq import from_bytes, to_bytes
@@ -190,7 +191,7 @@ def test_every_kind_of_picture_is_read(tmp_path: Path, name: str):
     gray = drawn(40, 6)
     options: dict[str, dict[str, Any]] = {"light.webp": {"lossless": True}}
     KINDS[name](gray).save(tmp_path / name, **options.get(name, {}))
-    image = prepare(gray_of(tmp_path / name)).astype(int)
+    image = see_symbol(open_picture(tmp_path / name)).image.astype(int)
     assert abs(image - prepare(gray)).mean() < 10  # JPEG's ringing is seen as ink
 
 
@@ -211,7 +212,7 @@ def cut_short(path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], type[Failure], str]] = {
-    "no folder": (shutil.rmtree, UsageError, "bars is not a folder"),
+    "no folder": (shutil.rmtree, UsageError, "There is no data folder .*bars: name one"),
     "empty": (
         lambda f: [shutil.rmtree(path) for path in f.iterdir()],
         UsageError,

@@ -1,12 +1,13 @@
 """The command line. Options come from the signatures below and from `Config`'s docstrings."""
 
+import math
 import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from tyro.conf import Positional, arg
 from tinydigits import __version__
 from tinydigits.errors import Failure, UsageError, reason
 from tinydigits.files import expand
-from tinydigits.terminal import printable_streams, say
+from tinydigits.terminal import plain, printable_streams, say
 from tinydigits.training.config import Config
 from tinydigits.training.presets import DEFAULT_PRESET, PRESETS, preset
 
@@ -46,7 +47,8 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
         Args:
             preset_name: The preset whose values the options start from (see: tinydigits presets).
             config: What to train.
-            resume: Go on with the run in this folder, with its own configuration.
+            resume: Go on with the run in this folder, with its own configuration. --data beside it
+                says where the same data are now.
         """
         from tinydigits import runs
 
@@ -54,11 +56,14 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
             preset(preset_name)  # refuses a name that is none
             raise UsageError(f"Name the preset first: tinydigits train {preset_name} ...")
         # Counted in the words themselves, so that an option's default is refused like any value.
-        if resume is not None and len(arguments) != (3 if "--resume" in arguments else 2):
+        names = option_names(arguments[1:])
+        if resume is not None and (len(names) > len({*names}) or {*names} - {"--resume", "--data"}):
             raise UsageError(
-                "--resume takes a run folder and nothing else: a run keeps its options."
+                "--resume takes a run folder and, where its data have moved, --data with their "
+                "place, and nothing else: a run keeps its options."
             )
-        run = runs.start(config) if resume is None else runs.resume(resume)
+        moved = config.data if "--data" in names else None
+        run = runs.start(config) if resume is None else runs.resume(resume, moved)
         where = f"tinydigits train --resume {shlex.quote(str(run.folder))}"
         try:
             runs.complete(run)
@@ -72,6 +77,17 @@ def trainer(defaults: Config, arguments: list[str]) -> Callable[..., None]:
             ) from error
 
     return train
+
+
+def option_names(words: list[str]) -> list[str]:
+    """The words of a command line without the values that options, which take one each, have."""
+    names, rest = [], list(words)
+    while rest:
+        name, equals, _ = rest.pop(0).partition("=")
+        names.append(name)
+        if name.startswith("--") and not equals:
+            del rest[:1]
+    return names
 
 
 def evaluate(
@@ -114,15 +130,18 @@ def evaluate(
         raise UsageError(f"--dataset {dataset!r} is no name of 1 to 100 printable characters.")
     tested = dataset_of(path, description, DataSource(data, dataset, as_is))
     count = f"{len(tested.test_labels):,} {tested.describe('test')}"
-    print(f"{path} in {arithmetic}, on the {count}", flush=True)
+    print(plain(f"{path} in {arithmetic}, on the {count}"), flush=True)
     result = evaluate(network, tested.test_images, tested.test_labels)
     precision, recall = result.precision_and_recall()
     print(f"accuracy {result.accuracy:.2f} %   loss {result.loss:.4f}   ", end="")
     print(f"calibration error {100 * result.expected_calibration_error():.2f} %")
+    if result.unread.any():
+        print(f"unread, for no ink is seen in them, and counted as wrong: {result.unread.sum():,}")
     width = max(5, *map(len, result.class_names))
     print(f"{'class':{width}}   precision    recall")
-    for name, right, found in zip(result.class_names, precision, recall, strict=True):
-        print(f"{name:>{width}}{100 * right:10.2f} %{100 * found:8.2f} %")
+    for name, *shares in zip(result.class_names, precision, recall, strict=True):
+        right, found = ("-" if math.isnan(x) else f"{100 * x:.2f} %" for x in shares)
+        print(f"{name:>{width}}{right:>12}{found:>10}")
     for label, prediction, count in result.largest_confusions():
         print(f"{result.class_names[prediction]} for {result.class_names[label]}: {count} times")
 
@@ -134,25 +153,31 @@ def predict(
     annotate: Path | None = None,
     show: Path | None = None,
     json: bool = False,
+    segment: bool = False,
+    frame: int = 1,
 ) -> None:
     """Read the digits in pictures: photos, scans, screenshots.
 
-    Prints the numbers, a line for each line of the picture; ? follows an unsure digit. The exit
-    code is 1 where a picture could not be read.
+    Prints the numbers, a line for each line of the picture; ? follows an unsure digit. For a
+    network of classes of yours a picture is one symbol. The exit code is 1 where a picture could
+    not be read.
 
     Args:
         pictures: Files in any format that Pillow reads; - is standard input.
         model: A preset, a run folder, or a model file.
         min_confidence: From 0 to 1: what is read with less is no digit. Each network brings the
             confidence that 1 % of digits that it never saw fall below. One that was trained on
-            fewer than 3,000 pictures brings none, and nothing is rejected.
+            fewer than 3,000 pictures brings none, and nothing is rejected. Without this option a
+            picture of one symbol is always answered.
         annotate: A file for the picture with boxes, digits and confidence drawn on it.
         show: A file for what the network saw of each digit.
         json: Print a JSON object for each picture, on a line of its own.
+        segment: Segment the picture, a page of many symbols, for a network of classes of yours too.
+        frame: Which frame to read of an animation or of a file with several pages, from 1 on.
     """
     from tqdm import tqdm
 
-    from tinydigits.images.decode import open_picture
+    from tinydigits.images.decode import frames_of, open_picture
     from tinydigits.quant.tdq import load_quantized
     from tinydigits.reader import output
     from tinydigits.reader.read import read
@@ -166,13 +191,19 @@ def predict(
             raise UsageError(f"{option} takes one picture at a time.")
         if path is not None:
             output.format_of(path)
+            output.refuse_overwriting(option, path, pictures[0])
+    if annotate is not None and show is not None and expand(annotate) == expand(show):
+        raise UsageError("--annotate and --show name the same file: give them two.")
     network = load_quantized(model)
     rejection_threshold(network, min_confidence)  # refuses an impossible one before any picture
     failed = False
     for name in tqdm(pictures, "pictures", leave=False, disable=None if several else True):
         try:
-            image = open_picture(name)
-            readings = read(image, network, min_confidence)
+            image = open_picture(name, frame)
+            readings = read(image, network, min_confidence, segment or None)
+            if frame == 1 and frames_of(image) > 1:
+                many = f"{name} holds {frames_of(image)} frames"
+                tqdm.write(plain(f"{many}, of which this is the first: see --frame."), sys.stderr)
             if annotate is not None:
                 output.save_picture(annotate, output.annotate(image, readings))
             if show is not None:
@@ -180,17 +211,18 @@ def predict(
         except Failure as error:
             if not several:
                 raise
-            tqdm.write(f"tinydigits: {error}", sys.stderr)
+            tqdm.write(plain(f"tinydigits: {error}"), sys.stderr)
             failed = True
             continue
         text = output.text_of(readings)
         if json:
             tqdm.write(output.json_of(name, readings))
         elif text:
-            prefix = f"{name}: " if several else ""
+            prefix = f"{plain(name)}: " if several else ""
             tqdm.write("\n".join(prefix + row for row in text.splitlines()))
         else:
-            tqdm.write(f"{name}: no digit found", sys.stderr)
+            what = "digit" if network.description.of_mnist else "symbol"
+            tqdm.write(plain(f"{name}: no {what} found"), sys.stderr)
     if failed:
         sys.exit(1)
 
@@ -199,6 +231,7 @@ def export(
     model: Model,
     to: Literal["c", "wasm", "onnx"],
     out: Path,
+    data: Path | None = None,
 ) -> None:
     """Write a network to a new folder, for a device (c), a web page (wasm) or ONNX Runtime (onnx).
 
@@ -207,22 +240,24 @@ def export(
         to: The form: C99 with a program that reads a PGM, laid out as an Arduino library;
             WebAssembly with a page; or an ONNX graph in float32.
         out: The folder to make.
+        data: Where the data of the run are now, if they are needed and have moved.
     """
     from tinydigits.engine.export import export
 
-    for path in export(model, to, out):
-        print(path)
+    for path in export(model, to, out, data):
+        print(plain(path))
 
 
-def report(run: Annotated[Positional[Path], arg(metavar="RUN")]) -> None:
+def report(run: Annotated[Positional[Path], arg(metavar="RUN")], data: Path | None = None) -> None:
     """Draw the figures and the report of a finished run again.
 
     Args:
         run: A run folder.
+        data: Where the data of the run are now, if they have moved.
     """
     from tinydigits.runs import rewrite_report
 
-    print(f"Wrote {rewrite_report(run)}")
+    print(plain(f"Wrote {rewrite_report(run, data)}"))
 
 
 def summary(model: Model = DEFAULT_PRESET) -> None:
@@ -266,7 +301,7 @@ def data(root: Annotated[Path | None, arg(name="data")] = None) -> None:
     from tinydigits.data.mnist import find_files
 
     for name, (raw, path) in find_files(root).items():
-        print(f"{name:24}{len(raw):12,} bytes, verified   {path}")
+        print(plain(f"{name:24}{len(raw):12,} bytes, verified   {path}"))
 
 
 COMMANDS = (predict, evaluate, export, report, summary, presets, data)
@@ -332,7 +367,9 @@ def run_program(command: Callable[[list[str]], None], arguments: list[str]) -> N
         )
         sys.exit(1)
     except OSError as error:
-        say(f"tinydigits: {error.filename or 'The output'} cannot be used: {reason(error)}.")
+        what = f"{error.filename or 'The output'} cannot be used: "
+        # matplotlib, which has no place for its cache, gives a sentence of its own and no number.
+        say(f"tinydigits: {what if error.errno else ''}{reason(error).removesuffix('.')}.")
         sys.exit(1)
 
 
@@ -344,7 +381,12 @@ def interrupt(number: int, frame: FrameType | None) -> Any:
 def extras() -> dict[str, str]:
     """The extra that installs a module, by the module's name."""
     found = {}
-    for line in requires("tinydigits") or []:
+    try:
+        lines = requires("tinydigits") or []
+    except PackageNotFoundError:  # a copy without metadata
+        lines = [f"{name}; extra == 'train'" for name in ("filelock", "jinja2", "joblib", "torch")]
+        lines.append("matplotlib; extra == 'train'")
+    for line in lines:
         if match := re.match(r"([\w-]+).*extra == .(\w+)", line):
             found.setdefault(match[1].replace("-", "_"), match[2])
     return {module: extra for module, extra in found.items() if module != "tinydigits"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,8 +28,12 @@ class Evaluation:
     """int64 (N,): the true classes, 0 to classes - 1."""
     class_names: tuple[str, ...] = ()
     """A name for each class; by default its number."""
+    unread: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    """bool (N,): images without any ink. Whatever was said of them counts as wrong."""
 
     def __post_init__(self) -> None:
+        if not len(self.unread):
+            object.__setattr__(self, "unread", np.zeros(len(self.labels), bool))
         if not self.class_names:
             names = tuple(map(str, range(self.log_probs.shape[1])))
             object.__setattr__(self, "class_names", names)
@@ -43,7 +47,12 @@ class Evaluation:
     @property
     def accuracy(self) -> float:
         """Share of the digits that are recognized, in percent."""
-        return 100.0 * int((self.predictions == self.labels).sum()) / len(self.labels)
+        return 100.0 * int(self.right.sum()) / len(self.labels)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Bool (N,): which digits are recognized."""
+        return (self.predictions == self.labels) & ~self.unread
 
     @property
     def predictions(self) -> np.ndarray:
@@ -56,10 +65,13 @@ class Evaluation:
         return np.exp(self.log_probs.max(axis=1))
 
     def confusion(self) -> np.ndarray:
-        """Counts, int64 (classes, classes): row the true class, column the prediction."""
+        """Counts, int64 (classes, classes): row the true class, column the prediction.
+
+        What is unread has none.
+        """
         classes = len(self.class_names)
         counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (self.labels, self.predictions), 1)
+        np.add.at(counts, (self.labels[~self.unread], self.predictions[~self.unread]), 1)
         return counts
 
     def largest_confusions(self, n: int = 5) -> list[tuple[int, int, int]]:
@@ -82,12 +94,13 @@ class Evaluation:
         """
         counts = self.confusion().astype(float)
         right = counts.diagonal()
+        present = np.bincount(self.labels, minlength=len(counts))
         with np.errstate(invalid="ignore"):
-            return right / counts.sum(axis=0), right / counts.sum(axis=1)
+            return right / counts.sum(axis=0), right / present
 
     def errors(self) -> np.ndarray:
         """Indices of the wrong digits, int64, the worst (least probable label) first."""
-        wrong = np.flatnonzero(self.predictions != self.labels)
+        wrong = np.flatnonzero(~self.right)
         return wrong[np.argsort(self.log_probs[wrong, self.labels[wrong]], kind="stable")]
 
     def calibration(self, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,7 +112,7 @@ class Evaluation:
         which = np.minimum((self.confidence * bins).astype(int), bins - 1)
         digits = np.bincount(which, minlength=bins)
         confidence = np.bincount(which, self.confidence, minlength=bins)
-        right = np.bincount(which, self.predictions == self.labels, minlength=bins)
+        right = np.bincount(which, self.right, minlength=bins)
         with np.errstate(invalid="ignore"):
             return digits, confidence / digits, right / digits
 
@@ -142,7 +155,8 @@ def evaluate(predictor: Predictor, images: Any, labels: Any) -> Evaluation:
             f"not {labels[beyond][0]}."
         )
     names = tuple(getattr(predictor, "class_names", ()))
-    return Evaluation(log_probs, labels.astype(np.int64), names)
+    unread = ~images.any(axis=(1, 2))
+    return Evaluation(log_probs, labels.astype(np.int64), names, unread)
 
 
 def as_array(values: Any, name: str) -> np.ndarray:

@@ -30,10 +30,74 @@ def read_config(folder: Path) -> Config:
     if not path.exists():
         raise UsageError(f"{folder} holds no config.json, so there is no run in it.")
     refuse_other_version(folder)
+    values = read_json(path)
+    known = {field.name for field in dataclasses.fields(Config)}
+    if isinstance(values, dict) and (newer := sorted(values.keys() - known)):
+        raise Failure(
+            f"{path} has the field {newer[0]}, which this version of tinydigits does not know: "
+            "take the newer one that made the run."
+        )
     try:
-        return Config.from_json(read_json(path))
+        return Config.from_json(values)
     except UsageError as error:
         raise Failure(f"{path} is damaged: {error}") from error
+
+
+def at_its_place(config: Config, folder: Path, data: Path | None) -> Config:
+    """The configuration of a run, with its data where they are now.
+
+    Args:
+        config: as it was read from the run's folder.
+        folder: the run's.
+        data: where its data have gone, if they have moved.
+
+    Raises:
+        UsageError: they are not where they were, and `data` doesn't say where they are.
+    """
+    if data is not None:
+        root = expand(data).resolve()
+        name = config.dataset
+        if not name and config.data is not None and is_own(DataSource(root)):
+            name = config.data.name  # what they were called, wherever they are
+        return dataclasses.replace(config, data=root, dataset=name)
+    if config.data is not None and not config.data.exists():
+        raise UsageError(
+            f"{config.data}, which {folder} was trained on, is gone: bring it back, or name the "
+            "place of the same data by --data."
+        )
+    return config
+
+
+def data_of_run(model_path: Path, description: Description, data: Path | None) -> Dataset:
+    """The data that a trained network was trained on, at their place or in the folder `data`.
+
+    Raises:
+        UsageError: they are gone, or nobody knows what it was trained on.
+        Failure: they are others.
+    """
+    if data is None:
+        return dataset_of(model_path, description, DataSource())
+    folder = model_path.parent
+    if not (folder / "config.json").exists():
+        return relabeled(load_dataset(DataSource(expand(data))), description.class_names)
+    config = at_its_place(read_config(folder), folder, data)
+    source = dataclasses.replace(config.data_source, validation=False)
+    return checked(load_dataset(source), model_path, description, source)
+
+
+def checked(
+    dataset: Dataset, model_path: Path, description: Description, source: DataSource
+) -> Dataset:
+    """A data set, in the order of a network's classes, if the network was trained on it.
+
+    Raises:
+        Failure: it is another.
+    """
+    summary = model_path.with_name("summary.json")
+    if not dataset.is_mnist and summary.exists():
+        before = read_json(summary).get("data_sha256")
+        check_fingerprint(dataset, before, model_path.parent, source)
+    return relabeled(dataset, description.class_names)
 
 
 def dataset_of(model_path: Path, description: Description, source: DataSource) -> Dataset:
@@ -66,22 +130,14 @@ def dataset_of(model_path: Path, description: Description, source: DataSource) -
         )
     if trained_on.root is not None and not trained_on.root.exists():
         if not description.of_mnist:
-            raise UsageError(
-                f"{trained_on.root}, which {model_path.parent} was trained on, is gone: bring it "
-                "back, or name other data of its classes by --data."
-            )
+            at_its_place(read_config(model_path.parent), model_path.parent, None)
         trained_on = DataSource()  # MNIST is the same wherever it is
     if not is_own(trained_on) and not description.of_mnist:
         raise UsageError(
             f"{model_path} was not trained on MNIST: name the folder of its run, or one with "
             "pictures of its classes by --data."
         )
-    dataset = load_dataset(trained_on)
-    summary = model_path.with_name("summary.json")
-    if not dataset.is_mnist and summary.exists():
-        before = read_json(summary).get("data_sha256")
-        check_fingerprint(dataset, before, model_path.parent, trained_on)
-    return relabeled(dataset, description.class_names)
+    return checked(load_dataset(trained_on), model_path, description, trained_on)
 
 
 def source_of(model_path: Path, description: Description) -> DataSource:

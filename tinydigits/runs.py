@@ -32,8 +32,8 @@ from tinydigits.quant.tdq import load_quantized, save
 from tinydigits.reader.rejection import measure_threshold, spare
 from tinydigits.report.report import write_report
 from tinydigits.report.summary import check_summary, summarize_run
-from tinydigits.run_folder import read_config
-from tinydigits.terminal import say
+from tinydigits.run_folder import at_its_place, read_config
+from tinydigits.terminal import plain, say
 from tinydigits.training import loop
 from tinydigits.training.config import Config
 from tinydigits.training.hardware import choose_threads, precision_name, use_threads
@@ -172,19 +172,23 @@ def claim(folder: Path) -> FileLock:
     return lock
 
 
-def resume(folder: Path) -> SavedRun:
+def resume(folder: Path, data: Path | None = None) -> SavedRun:
     """Take up a run where it was stopped, at whatever moment that was.
 
     It goes on from the last finished epoch and ends in the weights, to the bit, of a run that
     was never stopped (on the same processor, with the same number of threads; on a graphics card
     nobody has checked it).
 
+    Args:
+        folder: the run's.
+        data: where its data are now, if they have moved; the run remembers it.
+
     Raises:
-        UsageError: `folder` is not a run folder.
-        Failure: its configuration or its checkpoint is damaged.
+        UsageError: `folder` is not a run folder, or its data are gone.
+        Failure: its configuration or its checkpoint is damaged, or the data are others.
     """
     folder = expand(folder)
-    config = read_config(folder)
+    config = at_its_place(read_config(folder), folder, data)
     lock = claim(folder)
     checkpoint = folder / CHECKPOINT
     dataset, unseen = load_data(config)
@@ -192,6 +196,8 @@ def resume(folder: Path) -> SavedRun:
     sweep_temporaries(folder)
     if checkpoint.exists():
         load_state(run, checkpoint)
+    if data is not None:
+        write_json(folder / "config.json", config.to_json())
     return SavedRun(**vars(run), folder=folder, lock=lock, unseen=unseen)
 
 
@@ -252,7 +258,7 @@ def finish(run: SavedRun) -> None:
     for goal in summary["goals"]:
         print(f"{'MET   ' if goal['met'] else 'MISSED'} {goal['goal']}: {goal['measured']}")
     run.lock.release()
-    print(f"Everything is in {folder}; read {folder / 'report.html'}")
+    print(plain(f"Everything is in {folder}; read {folder / 'report.html'}"))
 
 
 def header(config: Config) -> str:
@@ -274,21 +280,25 @@ def format_row(row: dict[str, Any]) -> str:
     )
 
 
-def rewrite_report(folder: Path) -> Path:
+def rewrite_report(folder: Path, data: Path | None = None) -> Path:
     """Write the report of a finished run again, from the files in its folder.
 
     The network reads once more the digits that the run reported on: the test set or, for a
     validation run, the last 10,000 training digits.
 
+    Args:
+        folder: the run's.
+        data: where its data are now, if they have moved.
+
     Returns:
         The path of report.html.
 
     Raises:
-        UsageError: there is no finished run in `folder`.
+        UsageError: there is no finished run in `folder`, or its data are gone.
         Failure: a file is missing, damaged or of another run, or the folder cannot be written.
     """
     folder = expand(folder)
-    config = read_config(folder)
+    config = at_its_place(read_config(folder), folder, data)
     model = load_model(folder)
     summary = read_json(folder / "summary.json")
     check_summary(summary, folder)

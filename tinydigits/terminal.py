@@ -9,7 +9,15 @@ from typing import Any
 
 def say(message: str) -> None:
     """Tell a person something that is not the result, on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print(plain(message), file=sys.stderr, flush=True)
+
+
+def plain(text: object) -> str:
+    """Text with its control characters as escapes: a file's name may hold any, a terminal obeys."""
+    return "".join(
+        c if unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
 
 
 def printable_streams() -> None:

@@ -20,19 +20,20 @@ from tinydigits.data.drawn import draw_digits
 from tinydigits.data.folders import classes_in, load_pictures, parts_of
 from tinydigits.data.formats import HOLDS, IDX_FILES, copies, parse_idx, plain_name, read
 from tinydigits.data.mnist import Mnist, held_out, load_mnist
+from tinydigits.data.split import (
+    check_sizes,
+    hold_out,
+    split,
+    warn_of_class_imbalance,
+    warn_of_equal,
+)
 from tinydigits.errors import Failure, UsageError, reason
 from tinydigits.files import expand
 from tinydigits.network.architecture import DIGITS, MEAN, MOST_CLASSES, SIZE, STD
-from tinydigits.terminal import is_printable_name, say
+from tinydigits.terminal import is_printable_name
 
 MNIST = "MNIST"
 """What MNIST is called, and no other data may be: so their name says whether data are MNIST."""
-
-LEAST = 10
-"""Pictures of a class that are enough; a fifth of them is held out."""
-
-IMBALANCE_RATIO = 10
-"""How many times as many images as another a class may have without a warning."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +194,10 @@ def load_own(source: DataSource, to_train: bool) -> Dataset:
     except OSError as error:
         raise Failure(f"{error.filename or root} cannot be read: {reason(error)}.") from error
     if to_train:
-        warn_of_class_imbalance(dataset, root)
+        warn_of_class_imbalance(dataset.train_labels, dataset.class_names, root)
     if to_train and source.validation:
         images, labels = dataset.train_images, dataset.train_labels
-        dataset = dataset._replace(**split(images, labels, hold_out_mask(images, labels)))
+        dataset = dataset._replace(**hold_out(images, labels, dataset.class_names, root))
     return dataset
 
 
@@ -241,63 +242,6 @@ def check_classes(names: tuple[str, ...], root: Path, least: int) -> None:
     if not least <= len(names) <= MOST_CLASSES:
         found = f"only the class {names[0]}" if len(names) == 1 else f"{len(names)} classes"
         raise UsageError(f"{root} holds {found}: a network tells {least} to {MOST_CLASSES} apart.")
-
-
-def hold_out_mask(images: np.ndarray, labels: np.ndarray, share: float = 0.2) -> np.ndarray:
-    """Which images to hold out, bool (N,): a share of each class, rounded down.
-
-    Those whose pixels have the smallest SHA-256: a choice that no seed, no order and no file name
-    changes, and that hardly changes when images are added.
-    """
-    keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
-    out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        its = sorted(np.flatnonzero(labels == label), key=keys.__getitem__)
-        out[its[: int(len(its) * share)]] = True
-    return out
-
-
-def split(images: np.ndarray, labels: np.ndarray, out: np.ndarray) -> dict[str, np.ndarray]:
-    """The four arrays of a `Dataset`, where the images of the mask `out` are measured on."""
-    return Mnist(images[~out], labels[~out], images[out], labels[out])._asdict()
-
-
-def check_sizes(train: dict[str, int], test: dict[str, int], root: Path) -> None:
-    """Refuse a class with too few images, by name.
-
-    Args:
-        train: how many images of each class there are to train on.
-        test: how many there are to measure on.
-        root: where they are.
-
-    Raises:
-        UsageError: a class has too few.
-    """
-    for name in train | test:
-        to_train, to_test = train.get(name, 0), test.get(name, 0)
-        for n, least, what in (
-            (to_train + to_test, LEAST, "in all"),
-            (to_train, LEAST - LEAST // 5, "to train on"),
-            (to_test, 1, "to test on"),
-        ):
-            if n < least:
-                raise UsageError(
-                    f"The class {name} in {root} has {n} picture{'s' * (n != 1)} {what}: at least "
-                    f"{least} {'is' if least == 1 else 'are'} needed."
-                )
-
-
-def warn_of_class_imbalance(dataset: Dataset, root: Path) -> None:
-    """Say so where one class has many more images than another."""
-    counts = np.bincount(dataset.train_labels)
-    (least, n), (most, many) = (
-        (dataset.class_names[pick(counts)], counts[pick(counts)]) for pick in (np.argmin, np.argmax)
-    )
-    if many > IMBALANCE_RATIO * n:
-        say(
-            f"The classes in {root} are of very different sizes: {many} pictures of {most} to "
-            f"train on, and {n} of {least}, which will often be taken for something else."
-        )
 
 
 # -------------------------------------------------------------------------- in the forms of MNIST
@@ -378,12 +322,18 @@ def from_pictures(root: Path, name: str, as_is: bool, to_train: bool) -> Dataset
             sizes["test"] = {key: n // 5 for key, n in sizes["train"].items()}
             sizes["train"] = {key: n - sizes["test"][key] for key, n in sizes["train"].items()}
         check_sizes(sizes["train"], sizes["test"], root)
-    nothing = np.zeros((0, SIZE, SIZE), np.uint8), np.zeros(0, np.int64)
-    loaded = {part: load_pictures(its, names, as_is) for part, its in parts.items()}
-    if "test" in loaded:
-        arrays = Mnist(*loaded.get("train", nothing), *loaded["test"])
+    nothing = np.zeros((0, SIZE, SIZE), np.uint8), np.zeros(0, np.int64), {}
+    train, test = (
+        load_pictures(parts[part], names, as_is) if part in parts else nothing
+        for part in ("train", "test")
+    )
+    images, labels = (np.concatenate([train[k], test[k]]) for k in (0, 1))
+    tested = np.arange(len(labels)) >= len(train[1])
+    warn_of_equal(train[2] | test[2], labels, tested if "test" in parts else None)
+    if "test" in parts:
+        arrays = split(images, labels, tested)
+    elif to_train:
+        arrays = hold_out(images, labels, names, root)
     else:
-        images, labels = loaded["train"]
-        out = hold_out_mask(images, labels) if to_train else np.ones(len(labels), bool)
-        arrays = Mnist(**split(images, labels, out))
-    return described(arrays, name, names, root, to_train)
+        arrays = split(images, labels, np.ones(len(labels), bool))
+    return described(Mnist(**arrays), name, names, root, to_train)

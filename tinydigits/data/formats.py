@@ -7,6 +7,7 @@ file is only read as what its name says, and nothing in it is believed before it
 from __future__ import annotations
 
 import codecs
+import difflib
 import io
 import math
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tinydigits.errors import Failure, reason
+from tinydigits.errors import Failure, UsageError, reason
 
 TRAIN = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -45,8 +46,37 @@ FORMS = (
 )
 """The files in which a folder may hold MNIST, for the inside of a sentence."""
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+"""How the names of archives end, which are not looked into."""
+
 LIMIT = 2**29
 """More bytes than MNIST takes in any form; a file that claims more is not read."""
+
+
+def require_folder(root: Path) -> None:
+    """See to it that data are in a folder, as far as one can tell.
+
+    Raises:
+        UsageError: it is an address, there is no such folder, or it is a file.
+    """
+    if address := re.search(r"(?:^|/)(\w\w+:/.*)", root.as_posix()):
+        raise UsageError(
+            f"The data folder {address[1]} is an address: download the data, unpack them, and name "
+            "the folder on this computer."
+        )
+    if root.suffix.lower() in ARCHIVES and not root.is_dir():
+        raise UsageError(
+            f"The data folder {root} is not a folder but an archive: unpack it, and name the "
+            "folder that comes out of it."
+        )
+    wanted = "name one that holds MNIST, or a subfolder of pictures for each class"
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"The data folder {root} is not a folder but a file: {wanted}.")
+    if not root.exists():
+        beside = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
+        close = difflib.get_close_matches(root.name, beside, 1)
+        meant = f"did you mean {root.with_name(close[0])}?" if close else f"{wanted}."
+        raise UsageError(f"There is no data folder {root}: {meant}")
 
 
 def copies(*folders: Path) -> list[Path]:

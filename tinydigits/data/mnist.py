@@ -21,7 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinydigits.data.formats import FORMS, HOLDS, copies, parse_idx, plain_name, read, read_plain
+from tinydigits.data.formats import (
+    FORMS,
+    HOLDS,
+    copies,
+    parse_idx,
+    plain_name,
+    read,
+    read_plain,
+    require_folder,
+)
 from tinydigits.errors import Failure, UsageError, reason
 from tinydigits.files import expand, sweep_temporaries, write_atomically
 from tinydigits.terminal import say
@@ -113,11 +122,12 @@ def find_files(root: str | Path | None = None) -> Found:
 def from_folder(root: Path) -> Found:
     """`find_files` in a folder that the user has named, and nowhere else."""
     try:
-        if not root.is_dir():
+        if root.suffix == ".npz" and root.is_file():
             raise UsageError(
-                f"The data folder {root} is not a folder: name one that holds MNIST or a subfolder "
-                "of pictures for each class. Other data in an .npz need a name too, by --dataset."
+                f"The data folder {root} is not a folder: name the one that it is in, or give "
+                "other data in an .npz a name, by --dataset."
             )
+        require_folder(root)
         found, refused = search(copies(root, root / "MNIST" / "raw", root / "raw"))
     except OSError as error:
         raise Failure(f"Cannot read {error.filename}: {reason(error)}.") from error

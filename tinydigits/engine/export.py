@@ -34,7 +34,7 @@ ENGINE = Path(__file__).parent
 Form = Literal["c", "wasm", "onnx"]
 
 
-def export(model: str | Path, to: Form, out: str | Path) -> list[Path]:
+def export(model: str | Path, to: Form, out: str | Path, data: Path | None = None) -> list[Path]:
     """Write a network to a new folder, in another form.
 
     c: the engine, the network as an array of constants, and a program that reads a picture; the
@@ -46,6 +46,7 @@ def export(model: str | Path, to: Form, out: str | Path) -> list[Path]:
         model: a preset, a run folder, a .safetensors file or, but for onnx, a .tdq file.
         to: the form.
         out: the folder, which must not be there or be empty.
+        data: where the data of the model's run are now, if they are needed and have moved.
 
     Returns:
         The paths of the files.
@@ -54,7 +55,7 @@ def export(model: str | Path, to: Form, out: str | Path) -> list[Path]:
         UsageError: there is no such form or model, or the folder holds other files.
         Failure: the model is damaged, or the folder cannot be written. Then it is not there.
     """
-    writers: dict[str, Callable[[str | Path, Path], None]] = {
+    writers: dict[str, Callable[[str | Path, Path, Path | None], None]] = {
         "c": write_c,
         "wasm": write_wasm,
         "onnx": write_onnx,
@@ -62,7 +63,7 @@ def export(model: str | Path, to: Form, out: str | Path) -> list[Path]:
     if to not in writers:
         raise UsageError(f"A network is exported to {', '.join(get_args(Form))}, not to {to!r}.")
     with new_folder(expand(out)) as folder:
-        writers[to](model, folder)
+        writers[to](model, folder, data)
     return sorted(path for path in expand(out).rglob("*") if path.is_file())
 
 
@@ -104,7 +105,7 @@ def name_of(model: str | Path) -> str:
     return path.stem
 
 
-def integer_network(model: str | Path) -> IntegerNetwork:
+def integer_network(model: str | Path, data: Path | None) -> IntegerNetwork:
     """The integer form of a network, made here where there is only the float one.
 
     It then has 8 bits, and the ranges of its activations are measured on the training images of its
@@ -116,12 +117,11 @@ def integer_network(model: str | Path) -> IntegerNetwork:
     path = find_model(model, ".tdq", ".safetensors")
     if path.suffix == ".tdq":
         return load_quantized(path)
-    from tinydigits.data.dataset import DataSource
     from tinydigits.network.model import load_model
     from tinydigits.quant.ptq import CALIBRATION, quantize
-    from tinydigits.run_folder import dataset_of
+    from tinydigits.run_folder import data_of_run
 
-    dataset = dataset_of(path, read_description(path), DataSource())
+    dataset = data_of_run(path, read_description(path), data)
     return quantize(load_model(path), dataset.train_images[:CALIBRATION])
 
 
@@ -137,9 +137,9 @@ def fill_in(template: str, path: Path, **values: object) -> None:
     path.write_text(Template(text).substitute(values), encoding="utf-8")
 
 
-def write_c(model: str | Path, folder: Path) -> None:
+def write_c(model: str | Path, folder: Path, data: Path | None) -> None:
     """Engine, model and program in C, laid out as an Arduino library."""
-    network, title = integer_network(model), name_of(model)
+    network, title = integer_network(model, data), name_of(model)
     name, engine = identifier(title), sorted(ENGINE.glob("*.[ch]"))
     if name.lower() in {path.stem for path in engine}:
         raise UsageError(
@@ -170,9 +170,9 @@ def write_c(model: str | Path, folder: Path) -> None:
         shutil.copyfile(path, source / path.name)
 
 
-def write_wasm(model: str | Path, folder: Path) -> None:
+def write_wasm(model: str | Path, folder: Path, data: Path | None) -> None:
     """The engine for browsers and Node, the network, and a page that uses them."""
-    network, title = integer_network(model), name_of(model)
+    network, title = integer_network(model, data), name_of(model)
     name = identifier(title)
     (folder / f"{name}.tdq").write_bytes(to_bytes(network))
     for file in ("tinydigits.wasm", "tinydigits.js"):
@@ -182,7 +182,7 @@ def write_wasm(model: str | Path, folder: Path) -> None:
     fill_in("page.html.in", folder / "index.html", name=name, what=what)
 
 
-def write_onnx(model: str | Path, folder: Path) -> None:
+def write_onnx(model: str | Path, folder: Path, data: Path | None) -> None:
     """The float network as an ONNX graph, checked and compared on all test digits of its run.
 
     Raises:
@@ -192,13 +192,12 @@ def write_onnx(model: str | Path, folder: Path) -> None:
     import onnx
     import onnxruntime
 
-    from tinydigits.data.dataset import DataSource
     from tinydigits.evaluation import evaluate
     from tinydigits.network.model import load_model
-    from tinydigits.run_folder import dataset_of
+    from tinydigits.run_folder import data_of_run
 
     network, name, path = load_model(model), name_of(model), find_model(model)
-    tested = dataset_of(path, read_description(path), DataSource())
+    tested = data_of_run(path, read_description(path), data)
     expected = evaluate(network, tested.test_images, tested.test_labels)
     digits = tested.describe("MNIST test" if tested.is_mnist else "test")
     graph = onnx_graph(network)

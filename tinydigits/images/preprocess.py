@@ -1,8 +1,8 @@
 """The way in: from a picture of one symbol to the 28 x 28 pixels that MNIST would have had.
 
-There are two ways. Training and `evaluate` take a whole picture, whose gray levels are the mean
-of its channels (`gray_of`), and `prepare` finds the ink in it. `predict` takes a candidate, whose
-ink is found already, and makes the strokes of a fine pen as wide as MNIST's (`prepare_candidate`).
+A picture that holds one symbol comes whole (`tinydigits.images.symbol`), and `prepare` finds the
+ink in it. Of a page with digits come candidates, whose ink is found already; the strokes of a fine
+pen are made as wide as MNIST's (`prepare_candidate`).
 
 The rules of `prepare` are those of MNIST (Y. LeCun, C. Cortes, C. Burges, "The MNIST database of
 handwritten digits"): light ink on black, fitted into 20 x 20 pixels, its center of mass in the
@@ -12,7 +12,6 @@ middle of 28 x 28. `tinydigits_prepare` in engine/prepare.c does the same in C, 
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,28 +52,6 @@ PEN = 0.07
 """How wide MNIST's strokes are, as a share of a digit's longer side."""
 FINE_PEN = 0.05
 """Up to which share strokes are made that wide."""
-
-
-def gray_of(path: Path) -> np.ndarray:
-    """The gray levels of a whole picture, for `prepare`: the mean of its channels.
-
-    A picture with a side of more than 4,096 pixels is thinned out.
-
-    Args:
-        path: a file, in any format that `tinydigits.read` reads.
-
-    Returns:
-        uint8 (H, W), black 0 and white 255.
-
-    Raises:
-        Failure: it is no picture, it is damaged, or it is too large to be decoded.
-    """
-    from tinydigits.images.decode import open_picture, pixels_of
-
-    pixels = pixels_of(open_picture(path))
-    step = -(-max(pixels.shape) // LONGEST)
-    gray = pixels[::step, ::step].mean(axis=2)
-    return gray.clip(0, 255).round().astype(np.uint8)
 
 
 def prepare_candidate(ink: np.ndarray) -> np.ndarray:
@@ -149,27 +126,11 @@ def prepare(array: Any, paper: int | None = None) -> np.ndarray:
     Raises:
         UsageError: `array` is no uint8 (H, W) of these sides, or `paper` is no gray level.
     """
-    gray = _as_gray(array)
-    if paper is not None:
-        paper = _level(paper)
     image = np.zeros((SIZE, SIZE), np.uint8)
-
-    margin = _margin_histogram(gray)
-    if paper is None:
-        paper = _find_paper(margin)
-    darker, lighter = paper - int(gray.min()), int(gray.max()) - paper
-    sign = 1 if lighter > darker else -1
-    top, other = max(lighter, darker), min(lighter, darker)
-    distance = sign * (np.arange(256) - paper)
-    noise = _noise(margin, distance, MARGIN_INK[0] * top // MARGIN_INK[1])
-    if top == 0 or (top <= SEEN * noise and top <= ONE_SIDED * other):
+    located = _locate(_as_gray(array), None if paper is None else _level(paper))
+    if located is None:
         return image
-
-    limit = min(NOISE_LIMIT * noise, top // 2)
-    is_ink = (distance > limit)[gray]
-    rows, columns = (np.flatnonzero(is_ink.any(axis=axis)) for axis in (1, 0))
-    strength = np.where(distance > limit // 2, distance, 0).clip(0)
-    ink = strength[gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]]
+    ink, _, top = located
 
     fitted = _fit(ink).clip(0, FRACTION * top)
     most = int(fitted.max())
@@ -179,6 +140,39 @@ def prepare(array: Any, paper: int | None = None) -> np.ndarray:
 
     image[_place(fitted.sum(axis=1)), _place(fitted.sum(axis=0))] = fitted
     return image
+
+
+def ink_box(gray: np.ndarray, paper: int | None = None) -> tuple[int, int, int, int] | None:
+    """Where `prepare` finds the ink: left, top, right, bottom, the latter two beyond it; or None.
+
+    The arguments are those of `prepare`.
+    """
+    located = _locate(gray, paper)
+    return None if located is None else located[1]
+
+
+def _locate(
+    gray: np.ndarray, paper: int | None
+) -> tuple[np.ndarray, tuple[int, int, int, int], int] | None:
+    """Steps 1 to 4 of `prepare`: the ink in its box, the box, and `top`; None without ink."""
+    margin = _margin_histogram(gray)
+    if paper is None:
+        paper = _find_paper(margin)
+    darker, lighter = paper - int(gray.min()), int(gray.max()) - paper
+    sign = 1 if lighter > darker else -1
+    top, other = max(lighter, darker), min(lighter, darker)
+    distance = sign * (np.arange(256) - paper)
+    noise = _noise(margin, distance, MARGIN_INK[0] * top // MARGIN_INK[1])
+    if top == 0 or (top <= SEEN * noise and top <= ONE_SIDED * other):
+        return None
+
+    limit = min(NOISE_LIMIT * noise, top // 2)
+    is_ink = (distance > limit)[gray]
+    rows, columns = (np.flatnonzero(is_ink.any(axis=axis)) for axis in (1, 0))
+    strength = np.where(distance > limit // 2, distance, 0).clip(0)
+    upper, lower, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    ink = strength[gray[upper:lower, left:right]]
+    return ink, (int(left), int(upper), int(right), int(lower)), top
 
 
 def _as_gray(array: Any) -> np.ndarray:

@@ -120,6 +120,11 @@ def find_model(name_or_path: str | Path, *suffixes: str) -> Path:
     """
     suffixes = suffixes or (".safetensors",)
     path = expand(name_or_path)
+    if not SHIPPED.is_dir():
+        raise Failure(
+            f"The networks of tinydigits are not in {SHIPPED}: if the package is in a zip file, "
+            "unpack it; a program frozen by PyInstaller needs --collect-data tinydigits."
+        )
     if path.is_file():
         return path
     refuse_other_version(path)
@@ -128,6 +133,11 @@ def find_model(name_or_path: str | Path, *suffixes: str) -> Path:
         for file in (stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes):
             if file.exists():
                 return file
+    if path.is_dir() and not (path / "config.json").exists():
+        raise UsageError(
+            f"{path} is no run folder: a model is a preset, the folder of a run or a model's file. "
+            "A folder of data is named by --data, and pictures are named one by one."
+        )
     if path.is_dir():
         raise UsageError(
             f"{path} holds no {' or '.join(f'model{suffix}' for suffix in suffixes)}: name a "

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinydigits.images.components import Box, Candidate
-from tinydigits.images.preprocess import prepare_candidate
+from tinydigits.images.preprocess import prepare, prepare_candidate
 from tinydigits.reader.rejection import probabilities_of
 
 MODEL = "reader"
@@ -101,9 +101,14 @@ def known_digits(
 
 
 def recognize(candidates: Sequence[Candidate], model: Any) -> list[Recognized]:
-    """Candidates (at least one) as images, and the probabilities of these."""
-    images = [prepare_candidate(candidate.ink) for candidate in candidates]
+    """Candidates (at least one) as images, and the probabilities of these.
+
+    The strokes of a fine pen are made as wide as MNIST's for a network that was trained on that.
+    """
+    of_mnist = model.description.of_mnist
+    images = [
+        prepare_candidate(candidate.ink) if of_mnist else prepare(candidate.ink, paper=0)
+        for candidate in candidates
+    ]
     probabilities = probabilities_of(np.stack(images), model)
     return list(map(Recognized, candidates, images, probabilities))
-
-

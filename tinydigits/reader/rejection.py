@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tinydigits.data.dataset import Dataset, hold_out_mask
+from tinydigits.data.dataset import Dataset
+from tinydigits.data.split import hold_out_mask
 from tinydigits.errors import UsageError
 from tinydigits.network.checkpoint import SHIPPED
 from tinydigits.quant.tdq import load_quantized

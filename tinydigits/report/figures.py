@@ -129,7 +129,7 @@ def misclassified(
         things: what to call them.
     """
     things = shown(things, 40)
-    errors, names = evaluation.errors(), [shown(name, 8) for name in evaluation.class_names]
+    errors, names = evaluation.errors(), labels(evaluation.class_names, 8)
     worst = errors[:limit]
     # Of the grid and of its cells, in pixels of a digit.
     columns, width, height = 10, SIZE + 6, SIZE + 18
@@ -179,7 +179,7 @@ def confusion(evaluation: Evaluation, things: str = "digits") -> Figure:
     """
     things = shown(things, 40)
     counts = evaluation.confusion()
-    names = [shown(name, 12) for name in evaluation.class_names]
+    names = labels(evaluation.class_names, 12)
     # More than thirty classes need a larger table, and more than ten finer print, in points.
     larger = max(1.0, len(names) / 30)
     size = min(9.0, 150 * larger / len(names))
@@ -295,12 +295,31 @@ def shown(text: str, most: int) -> str:
 
     What the font lacks is drawn as its escape, and a dollar begins no formula.
     """
-    font = get_font(findfont("DejaVu Sans"))
-    drawn = "".join(
-        c if font.get_char_index(ord(c)) else ascii(c)[1:-1]
-        for c in (text if len(text) <= most else text[: most - 1] + "…")
-    )
-    return drawn.replace("$", r"\$")
+    short = text if len(text) <= most else text[: most - 1] + "…"
+    return "".join(c if has_glyph(c) else ascii(c)[1:-1] for c in short).replace("$", r"\$")
+
+
+def has_glyph(character: str) -> bool:
+    """Whether the figures' font has a character."""
+    return bool(get_font(findfont("DejaVu Sans")).get_char_index(ord(character)))
+
+
+def labels(names: Sequence[str], most: int) -> list[str]:
+    """Names of classes for a figure; a number, see `numbered`, stands for one that can't be drawn.
+
+    Args:
+        names: all of them.
+        most: how many characters of one are drawn.
+    """
+    numbers = numbered(names)
+    return [numbers.get(name) or shown(name, most) for name in names]
+
+
+def numbered(names: Sequence[str]) -> dict[str, str]:
+    """The numbers that stand in figures for names whose characters the font lacks."""
+    return {
+        name: f"({place})" for place, name in enumerate(names, 1) if not all(map(has_glyph, name))
+    }
 
 
 def title(figure: Figure, text: str) -> None:

@@ -88,6 +88,7 @@ def write_report(
         chance_loss=math.log(len(names)),
         classes=list(zip(names, present, precision, recall, strict=True)),
         confusions=figures.describe_confusions(evaluation),
+        numbered=figures.numbered(names),
         misread=[
             {
                 "picture": data_url(digit_png(images[i])),

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import joblib
 import torch
 
+from tinydigits import __version__
 from tinydigits.errors import UsageError
 from tinydigits.network.architecture import plan, total
 from tinydigits.training.config import Config
 
 WORTHWHILE = 100_000_000
 """Multiply-accumulates of a training step, forward, from which on several threads help."""
+
+SLOWED, COMPARED = 3, 20
+"""How many times as long as before steps take where other programs hold the cores, and of how many
+steps the median is compared."""
 
 
 def choose_device(config: Config) -> torch.device:
@@ -118,6 +124,24 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("tinydigits", "torch", "numpy", "safetensors")},
+            "tinydigits": __version__,
+            **{name: version_of(name) for name in ("torch", "numpy", "safetensors")},
         },
     }
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package; a copy without metadata doesn't tell."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def slowed(paces: Sequence[float]) -> bool:
+    """Whether steps have come to take over `SLOWED` times as long as they did.
+
+    Args:
+        paces: the median seconds of each `COMPARED` steps, one after another.
+    """
+    return len(paces) > 1 and paces[-1] > SLOWED * min(paces[:-1])

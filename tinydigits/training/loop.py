@@ -27,10 +27,18 @@ from tinydigits.evaluation import Evaluation, evaluate
 from tinydigits.network.architecture import DIGITS, MEAN, STD
 from tinydigits.network.model import Network, load_model
 from tinydigits.quant.qat import forward_rounded
+from tinydigits.terminal import say
 from tinydigits.training.augmentation import augment
 from tinydigits.training.batches import Digits, shuffled_batches
 from tinydigits.training.config import ACCURACY_GOAL, Config
-from tinydigits.training.hardware import choose_device, choose_precision, use_threads
+from tinydigits.training.hardware import (
+    COMPARED,
+    SLOWED,
+    choose_device,
+    choose_precision,
+    slowed,
+    use_threads,
+)
 from tinydigits.training.muon import Muon
 
 RANGES_LAST = 100
@@ -55,6 +63,8 @@ class Run:
     """The upper end of each stage's activations, once it computes with rounded numbers."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A row for each finished epoch."""
+    paces: list[float] = field(default_factory=list)
+    """The median seconds of some steps at a time, until it was told that they take longer."""
     evaluation: Evaluation | None = None
     """What the network said after the last epoch."""
 
@@ -232,6 +242,9 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
     batches = shuffled_batches(run.train_digits, config.batch_size, config.seed, epoch)
     steps_before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
     bar = tqdm(batches, f"epoch {epoch}", leave=False, disable=None)
+    if epoch == config.epochs - config.qat_epochs + 1:
+        run.paces.clear()  # steps with rounded numbers take longer anyway
+    seconds = [time.perf_counter()]
     for step, (images, labels) in enumerate(bar, steps_before + 1):
         if rounded and (step - steps_before) % RANGES_LAST == 1:
             run.ranges = {}  # measured anew, by every epoch's first step too: there runs resume
@@ -239,7 +252,29 @@ def train_one_epoch(run: Run, epoch: int) -> tuple[float, float]:
         total_loss += loss * len(labels)
         total_right += (log_probs.argmax(1) == labels).sum()
         n += len(labels)
+        watch_pace(run, seconds, time.perf_counter())
     return total_loss.item() / n, 100 * total_right.item() / n
+
+
+def watch_pace(run: Run, ends: list[float], now: float) -> None:
+    """Tell, once, when the steps of several threads take much longer than before.
+
+    Args:
+        run: the run.
+        ends: the seconds at which the last steps ended, on some clock; the newest is added.
+        now: the seconds at which one has ended.
+    """
+    ends.append(now)
+    if run.threads == 1 or len(ends) <= COMPARED:
+        return
+    run.paces.append(float(np.median(np.diff(ends))))
+    del ends[:-1]
+    if slowed(run.paces):
+        say(
+            f"Steps take over {SLOWED} times as long as before: where other programs keep the "
+            "computer busy, a run of one thread is quicker (--threads 1, for a new run)."
+        )
+        run.paces.clear()
 
 
 def train_step(

@@ -14,6 +14,9 @@ from tinydigits.files import write_atomically
 from tinydigits.training.config import Config
 from tinydigits.training.loop import Run, reported_part
 
+PLACES: dict[str, Any] = {"data": None, "dataset": "", "out": None, "init": ""}
+"""The fields of a configuration that say where files are."""
+
 
 def save_state(run: Run, path: Path) -> None:
     """Write all that the next epoch depends on, so that a killed run can go on from here.
@@ -41,8 +44,11 @@ def save_state(run: Run, path: Path) -> None:
 
 
 def comparable(config: Config) -> dict[str, Any]:
-    """What of a configuration a checkpoint depends on: all but the places of files."""
-    return config.to_json() | {"data": None, "out": None, "init": ""}
+    """What of a configuration a checkpoint depends on: all but the places of files.
+
+    What the data are called is in their fingerprint.
+    """
+    return config.to_json() | PLACES
 
 
 def load_state(run: Run, path: Path) -> None:
@@ -61,7 +67,8 @@ def load_state(run: Run, path: Path) -> None:
     check_fingerprint(run.dataset, fingerprint, path.parent, run.config.data_source)
     try:
         # Options that are newer than the checkpoint had their defaults when it was written.
-        if comparable(Config(run.config.layers)) | state["config"] != comparable(run.config):
+        before = comparable(Config(run.config.layers)) | state["config"] | PLACES
+        if before != comparable(run.config):
             raise ValueError("it was made with other options")
         if any(f"{reported_part(run.config)}_loss" not in row for row in state["history"]):
             raise ValueError("its rows are about other digits")
