@@ -121,10 +121,10 @@ def table(made: dict[str, Any]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in made["presets"].items():
-        ours, theirs = row["integer"], row["float"]
+        ours, theirs, threshold = row["integer"], row["float"], row.get("rejection_threshold")
         lines.append(
             f"| `{name}` | {row['bytes']:,} | {theirs['accuracy']:.2f} | {ours['accuracy']:.2f} "
             f"| {theirs['calibration_error']:.2f} | {ours['calibration_error']:.2f} "
-            f"| {row['temperature']:.3f} | {row['rejection_threshold']:.3f} |"
+            f"| {row['temperature']:.3f} | {'-' if threshold is None else f'{threshold:.3f}'} |"
         )
     return "\n".join(lines)

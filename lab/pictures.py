@@ -183,9 +183,9 @@ def read_hands(part: range) -> tuple[int, int]:
     right = rejected = 0
     for k in part:
         picture = hand_drawn(np.random.default_rng((SEED, k)), one_of_form(k))
-        digits = [reading.digit for reading in read(picture, network)]
+        digits = [r.digit for r in read(picture, network) if r.digit is not None]
         right += digits == [k % 10]
-        rejected += all(digit is None for digit in digits)
+        rejected += not digits
     return right, rejected
 
 

@@ -23,7 +23,7 @@ from tinydigits.files import write_json
 from tinydigits.network.architecture import MEAN, STD
 from tinydigits.quant.tdq import save
 from tinydigits.reader.recognize import MODEL
-from tinydigits.reader.rejection import REJECTED, REJECTOR
+from tinydigits.reader.rejection import REJECTED, REJECTOR, measure_threshold
 from tinydigits.training.presets import preset
 
 
@@ -100,6 +100,8 @@ def measure_rejector(
     The digits are the last 10,000 training digits as other hands and pens would have them, read by
     the hold-out model of the network that reads pictures: neither that nor the rejector saw them.
 
+    The threshold of networks that bring none is measured in the same way, with `tiny20k`.
+
     Args:
         rejector: the rejector's network.
         hold_out_models: as in `make_rejector`.
@@ -119,12 +121,15 @@ def measure_rejector(
             "their product": confidence * verdict,
         }
 
-    unseen = scores(restyle(held_out(load_mnist()).test_images))
+    digits = restyle(held_out(load_mnist()).test_images)
+    sharing = hold_out_integers("tiny20k", hold_out_models / "tiny20k")
+    unseen = scores(digits)
     thresholds = {name: float(np.quantile(score, REJECTED)) for name, score in unseen.items()}
     none = scores(images[labels == 1])
     return {
         "accuracy": round(evaluate(rejector, images, labels).accuracy, 3),
         "rejected": REJECTED,
+        "shared_threshold": measure_threshold(sharing, digits),
         "thresholds": thresholds,
         "none_rejected": {
             name: 100 * float((score < thresholds[name]).mean()) for name, score in none.items()

@@ -96,7 +96,7 @@ def test_a_convolution_is_nothing_but_a_convolution(capfd: pytest.CaptureFixture
 
 def test_the_committed_timings_are_of_the_present_presets_and_results() -> None:
     rows = read_json(RESULTS / "benchmark.json")["presets"]
-    assert {*presets.PRESETS} <= {*rows}
+    assert {name for name, make in presets.PRESETS.items() if not make().drawn} <= {*rows}
     for name, row in rows.items():
         timed = config.Config.from_json(row["config"])
         now = presets.preset(name.removesuffix(" in float32"))

@@ -168,7 +168,7 @@ def test_resume_refuses_anything_beside_it(command: Command, tmp_path: Path, wor
     """An option with its default value, too: who writes it down means something by it."""
     outcome = command("train", *words.replace("run", str(tmp_path / "run")).split())
     assert outcome.exit_code == 2
-    assert "--resume takes a run folder and nothing else" in outcome.sentence
+    assert "and nothing else: a run keeps its options" in outcome.sentence
     assert list(tmp_path.iterdir()) == []
 
 
@@ -311,7 +311,8 @@ def test_train_prints_a_row_per_epoch(finished: tuple[Outcome, Path]):
 
 
 def test_train_prints_no_bar_where_there_is_no_terminal(finished: tuple[Outcome, Path]):
-    assert finished[0].err == ""
+    assert "it/s" not in finished[0].err
+    assert "|" not in finished[0].err
 
 
 @pytest.mark.parametrize(
@@ -363,7 +364,8 @@ def test_evaluate_names_the_classes_as_the_network_does(
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     save_model(tmp_path / "model.safetensors", Network(("conv3:2", "pool"), class_names=names))
     out = command("evaluate", tmp_path).out
-    assert tuple(re.findall(r"^ *([a-z]+) +[\d.na]+ % +[\d.na]+ %$", out, re.MULTILINE)) == names
+    rows = re.findall(r"^ *([a-z]+) +(?:[\d.]+ %|-) +(?:[\d.]+ %|-)$", out, re.MULTILINE)
+    assert tuple(rows) == names
     assert re.search(
         rf"^({'|'.join(names)}) for ({'|'.join(names)}): \d+ times$", out, re.MULTILINE
     )

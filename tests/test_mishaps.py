@@ -173,7 +173,7 @@ def test_pictures_without_ink_are_unread_and_named(folder: Path, capsys: Any):
         """Says 0 of everything."""
 
         def log_probs(self, images: np.ndarray) -> np.ndarray:
-            return np.log(np.tile(np.float32([0.98, 0.02]), (len(images), 1)))
+            return np.log(np.tile(np.array([0.98, 0.02], np.float32), (len(images), 1)))
 
     images = np.zeros((4, 28, 28), np.uint8)
     images[:2, 5, 5] = 255

@@ -327,7 +327,8 @@ def from_pictures(root: Path, name: str, as_is: bool, to_train: bool) -> Dataset
         load_pictures(parts[part], names, as_is) if part in parts else nothing
         for part in ("train", "test")
     )
-    images, labels = (np.concatenate([train[k], test[k]]) for k in (0, 1))
+    images = np.concatenate([train[0], test[0]])
+    labels = np.concatenate([train[1], test[1]])
     tested = np.arange(len(labels)) >= len(train[1])
     warn_of_equal(train[2] | test[2], labels, tested if "test" in parts else None)
     if "test" in parts:

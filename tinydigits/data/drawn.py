@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tinydigits.images.preprocess import FITTED, MIDDLE, prepare
 from tinydigits.network.architecture import SIZE
@@ -120,6 +119,8 @@ def draw_digits(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         uint8 (count, 28, 28), ink bright, and int64 (count,), the digits; both in random order.
     """
+    from tqdm import tqdm
+
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % 10)
     is_printed = rng.random(count) < PRINTED

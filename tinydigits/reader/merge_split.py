@@ -14,7 +14,7 @@ from tinydigits.reader.recognize import DOUBTFUL, Recognized, recognize
 # When candidates are merged. Lengths are in heights of the higher one of two.
 MERGE_BESIDE, MERGE_BELOW = 0.2, 0.15
 """The gaps between two that may be one, less than that."""
-MERGE_ALL = range(3, 6)
+MERGE_ALL = range(2, 6)
 """How many candidates of a picture may all together be one."""
 MERGE_CONFIDENCE, MERGE_GAIN = 0.7, 0.05
 """The confidence in the whole: more than that, and by so much more than in the worst part."""
@@ -52,6 +52,8 @@ SPLIT_CONFIDENCE = 0.8
 """The confidence in the worst part: more than that, and more than in the whole."""
 SPLIT_ONES = 0.5
 """The share of ones among the parts, at most."""
+ARCHES = [["1", "2"], ["1", "7"], ["7", "1"]]
+"""What narrow letters with an arch come out as."""
 
 
 # ----------------------------------------------------------------------------------- merge
@@ -173,7 +175,7 @@ def digits_in(one: Recognized, model: Any) -> list[Recognized] | None:
     best: dict[int, tuple[float, list[Recognized]]] = {0: (1.0, [])}  # up to each cut
     read = recognize([part for *_, part in parts], model)
     for (i, j, part), digit in zip(parts, read, strict=True):
-        piece = is_one(digit, model) and part.ink.shape[0] < ONE_HEIGHT * height
+        piece = name_of(digit, model) == "1" and part.ink.shape[0] < ONE_HEIGHT * height
         if i in best and not piece:
             worst = min(best[i][0], digit.confidence)
             if worst > best.get(j, (0.0, []))[0]:
@@ -182,13 +184,16 @@ def digits_in(one: Recognized, model: Any) -> list[Recognized] | None:
     if len(chosen) < 2 or worst <= max(one.confidence, SPLIT_CONFIDENCE):
         return None
     # A letter with upright strokes, such as W, would come out as a row of ones.
-    ones = sum(is_one(digit, model) for digit in chosen)
-    return None if ones > SPLIT_ONES * len(chosen) else chosen
+    names = [name_of(digit, model) for digit in chosen]
+    if names.count("1") > SPLIT_ONES * len(names):
+        return None
+    # And one with an arch, such as h or n, as a 1 and what begins with an arch.
+    return None if is_narrow(one) and names in ARCHES else chosen
 
 
-def is_one(digit: Recognized, model: Any) -> bool:
-    """Whether this is a 1, which any upright stroke resembles."""
-    return model.class_names[int(digit.probabilities.argmax())] == "1"
+def name_of(digit: Recognized, model: Any) -> str:
+    """What the network takes this for."""
+    return model.class_names[int(digit.probabilities.argmax())]
 
 
 def possible_cuts(ink: np.ndarray) -> np.ndarray:

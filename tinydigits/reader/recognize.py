@@ -23,7 +23,7 @@ UNSURE = 0.9
 """The confidence below which a digit is marked as unsure."""
 
 # What its surroundings say of a candidate below the rejection threshold.
-DOUBTFUL = 0.1
+DOUBTFUL = 0.03
 """The confidence from which on it is a digit among digits."""
 AMONG_HEIGHT, AMONG_SHARE = 0.6, 0.6
 """The height of large candidates in median heights of those above the threshold, at least; and the

@@ -21,6 +21,9 @@ from tinydigits.quant.tdq import load_quantized
 REJECTOR = SHIPPED / "rejector.tdq"
 """The network that says whether a candidate is a digit at all."""
 
+SHARED_THRESHOLD = 0.303
+"""What networks of MNIST's digits take that bring no threshold: that of `tiny20k`."""
+
 REJECTED = 0.01
 """The share of unseen images that fall below a threshold."""
 
@@ -50,12 +53,15 @@ def probabilities_of(images: np.ndarray, model: Any) -> np.ndarray:
 def rejection_threshold(model: Any, min_confidence: float | None) -> float:
     """The confidence below which a candidate is no digit: the given one, or the network's own.
 
-    0, so that nothing is rejected, where the network has none.
+    A network that brings none takes the shared one, if it reads MNIST's digits. Else it is 0, so
+    that nothing is rejected.
 
     Raises:
         UsageError: `min_confidence` is not from 0 to 1.
     """
     if min_confidence is None:
+        if model.rejection_threshold is None and model.description.of_mnist:
+            return SHARED_THRESHOLD
         return model.rejection_threshold or 0.0
     if not 0 <= min_confidence <= 1:
         raise UsageError(f"min_confidence must be from 0 to 1, not {min_confidence}.")

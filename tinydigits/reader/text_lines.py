@@ -31,6 +31,8 @@ WORD, WORD_DIGITS = 3, 0.5
 """The readings of a word, at least, and the share of digits in it below which none is one."""
 PAGE, PAGE_DIGITS = 30, 0.3
 """The same of a page: with fewer digits it is a page of text."""
+NARROW = 0.5
+"""The width of a bracket or a bar, in its heights, less than that."""
 
 
 def lines_of(boxes: np.ndarray) -> np.ndarray:
@@ -119,9 +121,20 @@ def reject_text(readings: Sequence[Reading]) -> list[Reading]:
     return without_few_digits(readings, PAGE, PAGE_DIGITS)
 
 
+def is_narrow(reading: Reading) -> bool:
+    """Whether a reading is as narrow as brackets and bars are."""
+    left, top, right, bottom = reading.box
+    return right - left < NARROW * (bottom - top)
+
+
 def without_few_digits(readings: list[Reading], least: int, share: float) -> list[Reading]:
-    """Readings, none of them a digit if they are at least so many and too few of them digits."""
+    """Readings, none of them a digit if they are at least so many and too few of them digits.
+
+    What is no digit and as narrow as a bracket or a bar counts half.
+    """
     digits = sum(reading.digit is not None for reading in readings)
-    if len(readings) < least or digits >= share * len(readings):
+    brackets = sum(reading.digit is None and is_narrow(reading) for reading in readings)
+    count = len(readings) - brackets / 2
+    if count < least or digits >= share * count:
         return readings
     return [replace(reading, digit=None) for reading in readings]
