@@ -235,13 +235,10 @@ def test_what_is_required_was_measured() -> None:
     measured = read_json(RESULTS / "pictures.json")
     assert measured["all_pages"]["pages"] == 500
     assert measured["moved"]["digits"] >= 2_000
-    assert {row.what for row in verdicts(measured) if not row.reaches(row.required)} <= MISSED
+    assert {row.what for row in verdicts(measured) if not row.reaches(row.required)} == MISSED
 
 
-MISSED = {
-    "drawn digits of hands that were held out rejected",
-    "test digits moved, scaled, inverted, padded, recolored with the same prediction",
-}
+MISSED = {"drawn digits of hands that were held out rejected"}
 """What falls short of what is required, by a little: docs/use.md has the figures."""
 
 
